@@ -1,0 +1,2 @@
+//! Put, range, delete.
+pub struct Store;

@@ -1,0 +1,1 @@
+//! The engines: bytes in, bytes out, one conformance suite over all of them.

@@ -1,0 +1,4 @@
+//! The few things every row may use.
+
+pub mod clock;
+pub mod text;

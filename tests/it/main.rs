@@ -1,0 +1,3 @@
+//! Everything that needs more than one module, or a process. One binary, so that linking stays cheap.
+
+mod layers;
