@@ -1,3 +1,5 @@
 //! Everything that needs more than one module, or a process. One binary, so that linking stays cheap.
 
 mod layers;
+#[allow(dead_code)]
+mod support;
