@@ -1,4 +1,5 @@
 //! The few things every row may use.
 
 pub mod clock;
+pub mod metrics;
 pub mod text;
