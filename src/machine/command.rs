@@ -1,0 +1,108 @@
+//! What a log entry asks for and what comes back.
+//!
+//! A command carries its whole input. Whatever depends on the member that proposes it, such as the shortest
+//! lease it grants, is settled there, so that applying it asks nothing of anyone.
+
+use crate::proto::etcdserverpb::AlarmResponse;
+use crate::proto::etcdserverpb::CompactionResponse;
+use crate::proto::etcdserverpb::DeleteRangeResponse;
+use crate::proto::etcdserverpb::LeaseCheckpointResponse;
+use crate::proto::etcdserverpb::LeaseGrantResponse;
+use crate::proto::etcdserverpb::LeaseRevokeResponse;
+use crate::proto::etcdserverpb::PutRequest;
+use crate::proto::etcdserverpb::PutResponse;
+use crate::proto::etcdserverpb::RequestOp;
+use crate::proto::etcdserverpb::TxnRequest;
+use crate::proto::etcdserverpb::TxnResponse;
+use crate::proto::etcdserverpb::request_op::Request;
+use crate::proto::kvpb::InternalRaftRequest;
+use crate::proto::kvpb::Origin;
+use crate::proto::kvpb::Proposal;
+use crate::proto::kvpb::RequestHeader;
+
+/// Everything that can change the cluster's data.
+pub type Command = crate::proto::kvpb::internal_raft_request::Command;
+
+/// What a command answers. Of each header only the revision is set.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    Put(PutResponse),
+    DeleteRange(DeleteRangeResponse),
+    Txn(TxnResponse),
+    Compaction(CompactionResponse),
+    LeaseGrant(LeaseGrantResponse),
+    LeaseRevoke(LeaseRevokeResponse),
+    /// How many of the leases were still there.
+    LeaseExpire(usize),
+    LeaseCheckpoint(LeaseCheckpointResponse),
+    Alarm(AlarmResponse),
+    ClusterVersionSet,
+    ClusterMemberAttrSet,
+    DowngradeInfoSet,
+}
+
+/// Settles what depends on the proposing member. `min_ttl` is in seconds, see [`min_lease_ttl`].
+pub fn settle(command: &mut Command, min_ttl: i64) {
+    if let Command::LeaseGrant(request) = command {
+        request.ttl = request.ttl.max(min_ttl);
+    }
+}
+
+/// The shortest lease a member grants, in seconds: one and a half elections, rounded up.
+pub fn min_lease_ttl(election_ms: u64, heartbeat_ms: u64) -> i64 {
+    let ticks = election_ms / heartbeat_ms.max(1);
+    let shortest_ms = (3 * ticks / 2) * heartbeat_ms;
+    shortest_ms.div_ceil(1000) as i64
+}
+
+/// The proposal that carries `command` into the log.
+pub fn proposal(
+    id: u64,
+    header: Option<RequestHeader>,
+    command: Command,
+    origin: Origin,
+) -> Proposal {
+    Proposal {
+        request: Some(InternalRaftRequest {
+            header,
+            id,
+            command: Some(command),
+        }),
+        origin: Some(origin),
+    }
+}
+
+/// The bytes a command may add, as the space quota counts them.
+pub fn cost(command: &Command) -> u64 {
+    match command {
+        Command::Put(request) => put_cost(request),
+        Command::Txn(request) => txn_cost(request),
+        Command::LeaseGrant(_) => 64,
+        _ => 0,
+    }
+}
+
+fn put_cost(request: &PutRequest) -> u64 {
+    256 + request.key.len() as u64 + request.value.len() as u64
+}
+
+fn txn_cost(request: &TxnRequest) -> u64 {
+    let branch = |ops: &[RequestOp]| ops.iter().map(op_cost).sum::<u64>();
+    branch(&request.success).max(branch(&request.failure))
+}
+
+fn op_cost(op: &RequestOp) -> u64 {
+    match &op.request {
+        Some(Request::RequestPut(request)) => put_cost(request),
+        Some(Request::RequestTxn(request)) => txn_cost(request),
+        _ => 0,
+    }
+}
+
+/// The quota in force for a `--quota-backend-bytes` value: 0 means 2 GiB, negative none.
+pub fn quota(configured: i64) -> Option<u64> {
+    match configured {
+        0 => Some(2 << 30),
+        _ => u64::try_from(configured).ok(),
+    }
+}
