@@ -11,6 +11,8 @@ pub mod draft;
 pub mod engine;
 pub mod wal;
 
+use std::path::Path;
+
 use bytes::Bytes;
 
 use crate::error::Fault;
@@ -33,6 +35,35 @@ pub enum Table {
     Alarms = b'a',
     Users = b'u',
     Roles = b'r',
+    /// What the storage knows about itself. Belongs to these files, not to any snapshot.
+    Storage = b's',
+}
+
+impl Table {
+    pub const ALL: [Table; 8] = [
+        Table::Meta,
+        Table::Revisions,
+        Table::Leases,
+        Table::Members,
+        Table::Alarms,
+        Table::Users,
+        Table::Roles,
+        Table::Storage,
+    ];
+
+    /// Position in [`Table::ALL`].
+    fn index(self) -> usize {
+        match self {
+            Table::Meta => 0,
+            Table::Revisions => 1,
+            Table::Leases => 2,
+            Table::Members => 3,
+            Table::Alarms => 4,
+            Table::Users => 5,
+            Table::Roles => 6,
+            Table::Storage => 7,
+        }
+    }
 }
 
 /// A read-only look at the tables. Not a snapshot: later commits show.
@@ -104,6 +135,9 @@ impl Batch {
 ///
 /// Engines see values as they are; checksums are put on and checked by [`buffer::Tables`].
 pub trait Engine: View + Send + Sync + 'static {
+    /// Where the bytes are, for messages.
+    fn path(&self) -> &Path;
+
     /// Makes every write of `batch` visible at once, or none of them.
     fn commit(&self, batch: &Batch) -> Result<()>;
 
