@@ -1,5 +1,7 @@
 //! Everything that needs more than one module, or a process. One binary, so that linking stays cheap.
 
+mod crash;
+mod damage;
 mod layers;
 #[allow(dead_code)]
 mod support;

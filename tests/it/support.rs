@@ -57,6 +57,8 @@ impl Drop for TempDir {
 pub struct Server {
     dir: PathBuf,
     args: Vec<String>,
+    /// Words in front of the program: how to enter a namespace, say.
+    wrapper: Vec<String>,
     client_port: u16,
     peer_port: u16,
     child: Option<Child>,
@@ -75,10 +77,17 @@ impl Server {
         Server {
             dir: dir.to_path_buf(),
             args: args.iter().map(|arg| arg.to_string()).collect(),
+            wrapper: Vec::new(),
             client_port: free_port(),
             peer_port: free_port(),
             child: None,
         }
+    }
+
+    /// Runs the program behind other words, such as `nsenter` and its flags.
+    pub fn behind(mut self, wrapper: Vec<String>) -> Server {
+        self.wrapper = wrapper;
+        self
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -127,7 +136,10 @@ impl Server {
         // The log of the previous run is kept beside it for whoever reads a failure.
         let _ = fs::rename(self.log_path(), self.dir.join("server.log.old"));
         let log = File::create(self.log_path()).expect("a log file");
-        let child = Command::new(binary())
+        let program = binary().to_string_lossy().into_owned();
+        let mut words = self.wrapper.iter().chain([&program]);
+        let child = Command::new(words.next().expect("a program"))
+            .args(words)
             .arg("server")
             .args(self.flags())
             .args(&self.args)
