@@ -1,0 +1,294 @@
+//! Forgetting the past: at once for readers, in small steps for the disk.
+//!
+//! A compaction first moves the revision below which reads are refused. Later, slice by slice, the
+//! versions nobody can see any more leave the index and the tables; a reader that began before holds a
+//! [`Pin`], and reclaiming stays below it. Both ends are recorded, so that an interrupted compaction goes
+//! on after a restart.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::Store;
+use super::hash::HashKv;
+use super::hash::HashScan;
+use super::record;
+use crate::error::ApiError;
+use crate::error::Error;
+use crate::error::Fault;
+use crate::storage;
+use crate::storage::Batch;
+use crate::storage::Table;
+use crate::storage::View;
+use crate::storage::draft::Draft;
+
+/// The compacted revision, and the store's at that time: the newest record may be a tombstone that a
+/// compaction takes away, and revisions must not be used twice.
+const COMPACTED: &[u8] = b"mvcc/compacted";
+/// The last compaction whose records are all gone.
+const FINISHED: &[u8] = b"mvcc/compaction finished";
+
+/// Index leaves cleaned in one slice: about 30 µs.
+const SLICE_LEAVES: usize = 16;
+
+/// As many hashes of finished compactions as etcd remembers.
+const REMEMBERED: usize = 10;
+
+/// Keeps the versions that are visible at a revision from being reclaimed until it is dropped.
+#[derive(Debug)]
+pub struct Pin {
+    revision: i64,
+    pins: Arc<Pins>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut held = self.pins.held.lock();
+        if let Some(count) = held.get_mut(&self.revision) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.revision);
+            }
+        }
+    }
+}
+
+/// The revisions that are being read, and by how many.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    held: Mutex<BTreeMap<i64, usize>>,
+}
+
+impl Pins {
+    fn pin(self: &Arc<Pins>, revision: i64) -> Pin {
+        *self.held.lock().entry(revision).or_default() += 1;
+        Pin {
+            revision,
+            pins: Arc::clone(self),
+        }
+    }
+
+    fn lowest(&self) -> Option<i64> {
+        self.held.lock().keys().next().copied()
+    }
+}
+
+/// What a slice of reclaiming achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to do at once.
+    More,
+    /// A reader holds the rest back; try again when it may be gone.
+    Held,
+    /// Everything that was compacted is reclaimed.
+    Done,
+}
+
+/// A compaction that is not finished.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    revision: i64,
+    /// The compaction before it.
+    previous: i64,
+    hash: Option<HashKv>,
+}
+
+/// Where the store stands between compacted and reclaimed.
+pub(super) struct Compactor {
+    pub(super) compacted: i64,
+    finished: i64,
+    /// Everything a compaction at this revision frees is freed in the index.
+    reclaimed: i64,
+    jobs: VecDeque<Job>,
+    hashes: VecDeque<HashKv>,
+    pins: Arc<Pins>,
+}
+
+impl Compactor {
+    pub(super) fn restore(view: &dyn View) -> storage::Result<(Compactor, i64)> {
+        let [compacted, revision] = read(view, COMPACTED)?.unwrap_or([-1, 1]);
+        let [finished] = read(view, FINISHED)?.unwrap_or([-1]);
+        let unfinished = (finished < compacted).then_some(Job {
+            revision: compacted,
+            previous: finished,
+            hash: None,
+        });
+        let compactor = Compactor {
+            compacted,
+            finished,
+            reclaimed: finished,
+            jobs: unfinished.into_iter().collect(),
+            hashes: VecDeque::new(),
+            pins: Arc::default(),
+        };
+        Ok((compactor, revision))
+    }
+
+    /// The hash that was taken when the compaction at `revision` finished.
+    pub(super) fn remembered(&self, revision: i64) -> Option<HashKv> {
+        let mut hashes = self.hashes.iter();
+        hashes.find(|hash| hash.hash_revision == revision).copied()
+    }
+
+    fn finish(&mut self, job: Job) {
+        self.jobs.pop_front();
+        self.finished = job.revision;
+        if let Some(hash) = job.hash {
+            self.hashes.push_back(hash);
+            if self.hashes.len() > REMEMBERED {
+                self.hashes.pop_front();
+            }
+        }
+    }
+}
+
+impl Store {
+    /// The revision below which nothing can be read; -1 if there never was a compaction.
+    pub fn compacted(&self) -> i64 {
+        self.compactor.compacted
+    }
+
+    /// The last compaction that is reclaimed to the end.
+    pub fn compaction_finished(&self) -> i64 {
+        self.compactor.finished
+    }
+
+    /// Holds back reclaiming below `revision` until the pin is dropped.
+    pub fn pin(&self, revision: i64) -> Pin {
+        self.compactor.pins.pin(revision)
+    }
+
+    /// Compacts at `revision`: older revisions are refused from now on, and reclaimed by and by.
+    pub fn compact(&mut self, draft: &mut Draft<'_>, revision: i64) -> Result<(), Error> {
+        if revision <= self.compactor.compacted {
+            return Err(ApiError::Compacted.into());
+        }
+        if revision > self.revision {
+            return Err(ApiError::FutureRev.into());
+        }
+        draft.put(Table::Meta, COMPACTED, encode([revision, self.revision]));
+        self.compactor.jobs.push_back(Job {
+            revision,
+            previous: self.compactor.compacted,
+            hash: None,
+        });
+        self.compactor.compacted = revision;
+        Ok(())
+    }
+
+    /// The scan that computes the hash etcd would remember of the next compaction.
+    ///
+    /// It must run before the compaction is reclaimed, which it holds back. Whoever does not need the hash
+    /// may go straight to [`Store::compact_slice`].
+    pub fn compaction_hash(&self) -> Option<HashScan> {
+        let job = self.compactor.jobs.front()?;
+        job.hash
+            .is_none()
+            .then(|| HashScan::of_compaction(self, job.revision, job.previous))
+    }
+
+    /// Gives back the result of [`Store::compaction_hash`].
+    pub fn compaction_hashed(&mut self, hash: HashKv) {
+        let mut jobs = self.compactor.jobs.iter_mut();
+        if let Some(job) = jobs.find(|job| job.revision == hash.hash_revision) {
+            job.hash = Some(hash);
+        }
+    }
+
+    /// Reclaims a little. The batch may be written at any later time, in order with other such batches.
+    pub fn compact_slice(&mut self) -> (Batch, Progress) {
+        let mut batch = Batch::default();
+        let Some(&job) = self.compactor.jobs.front() else {
+            return (batch, Progress::Done);
+        };
+        let lowest = self.compactor.pins.lowest().unwrap_or(i64::MAX);
+        let target = job.revision.min(lowest);
+        if target > self.compactor.reclaimed {
+            let mut freed = Vec::new();
+            if self.index.compact(target, SLICE_LEAVES, &mut freed) {
+                self.compactor.reclaimed = target;
+            }
+            for at in freed {
+                self.sizes.free(at);
+                batch.delete(Table::Revisions, Bytes::copy_from_slice(&record::key(at)));
+            }
+        }
+        if self.compactor.reclaimed >= job.revision {
+            batch.put(Table::Meta, FINISHED, encode([job.revision]));
+            self.compactor.finish(job);
+        }
+        let progress = match self.compactor.jobs.front() {
+            None => Progress::Done,
+            Some(_) if target <= self.compactor.reclaimed && target == lowest => Progress::Held,
+            Some(_) => Progress::More,
+        };
+        (batch, progress)
+    }
+}
+
+fn encode<const N: usize>(numbers: [i64; N]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
+}
+
+fn read<const N: usize>(view: &dyn View, key: &'static [u8]) -> storage::Result<Option<[i64; N]>> {
+    let Some(value) = view.get(Table::Meta, key)? else {
+        return Ok(None);
+    };
+    let (numbers, rest) = value.as_chunks::<8>();
+    let numbers: Vec<i64> = numbers.iter().map(|n| i64::from_be_bytes(*n)).collect();
+    match numbers.try_into() {
+        Ok(numbers) if rest.is_empty() => Ok(Some(numbers)),
+        _ => {
+            let name = String::from_utf8_lossy(key).into_owned();
+            Err(Fault::damaged(name, "the record has a wrong length"))
+        }
+    }
+}
+
+/// How many bytes of records are stored, without remembering the size of each.
+///
+/// Sizes are summed over blocks of revisions. A freed record takes the mean of its block away, which is
+/// exact again once the block is empty.
+#[derive(Default)]
+pub(super) struct Sizes {
+    blocks: BTreeMap<i64, Block>,
+    total: u64,
+}
+
+#[derive(Default)]
+struct Block {
+    records: u64,
+    bytes: u64,
+}
+
+const BLOCK_BITS: u32 = 10;
+
+impl Sizes {
+    pub(super) fn add(&mut self, at: super::Revision, bytes: usize) {
+        let block = self.blocks.entry(at.main >> BLOCK_BITS).or_default();
+        block.records += 1;
+        block.bytes += bytes as u64;
+        self.total += bytes as u64;
+    }
+
+    fn free(&mut self, at: super::Revision) {
+        let number = at.main >> BLOCK_BITS;
+        if let Some(block) = self.blocks.get_mut(&number) {
+            let mean = block.bytes / block.records;
+            block.bytes -= mean;
+            block.records -= 1;
+            self.total -= mean;
+            if block.records == 0 {
+                self.total -= block.bytes;
+                self.blocks.remove(&number);
+            }
+        }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+}
