@@ -254,8 +254,9 @@ impl Cluster {
     /// without a break.
     pub fn strict_add(&self, learner: bool, connected: usize) -> Result<(), ApiError> {
         let (voters, started) = (self.voters().count(), self.started());
-        let quorum = (voters + 1) / 2 + 1;
-        if !learner && !(started == 1 && voters == 1) && started < quorum {
+        let quorum = quorum(voters + 1);
+        let first_addition = voters == 1 && started == 1;
+        if !learner && !first_addition && started < quorum {
             return Err(ApiError::MemberNotEnoughStarted);
         }
         if voters != 1 && connected < quorum {
@@ -272,7 +273,7 @@ impl Cluster {
         }
         let others = self.voters().count() - 1;
         let started = self.started() - usize::from(!member.name.is_empty());
-        let quorum = others / 2 + 1;
+        let quorum = quorum(others);
         if started < quorum {
             return Err(ApiError::MemberNotEnoughStarted);
         }
@@ -285,7 +286,7 @@ impl Cluster {
     /// The strict check of a promotion.
     pub fn strict_promote(&self) -> Result<(), ApiError> {
         let voters = self.voters().count() + 1;
-        if self.started() + 1 < voters / 2 + 1 {
+        if self.started() + 1 < quorum(voters) {
             return Err(ApiError::MemberNotEnoughStarted);
         }
         Ok(())
@@ -298,6 +299,10 @@ impl Cluster {
         let asked = |(_, own): &&(u64, i32)| kind == AlarmType::None as i32 || *own == kind;
         let found = self.alarms.iter().filter(asked);
         found.map(|(id, kind)| alarm_member(*id, *kind)).collect()
+    }
+
+    pub fn has_alarms(&self) -> bool {
+        !self.alarms.is_empty()
     }
 
     /// Returns true if any member has raised the alarm.
@@ -371,6 +376,10 @@ impl Cluster {
     }
 }
 
+fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
 fn alarm_member(member_id: u64, alarm: i32) -> AlarmMember {
     AlarmMember { member_id, alarm }
 }
@@ -398,5 +407,223 @@ fn whole_table(view: &dyn View, table: Table) -> storage::Result<Vec<Pair>> {
         if !full {
             return Ok(all);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::kvpb::membership::Config;
+    use crate::proto::kvpb::membership::Node;
+    use crate::storage::Engine;
+    use crate::storage::engine::memory::Memory;
+
+    fn urls(list: &[&str]) -> Vec<String> {
+        list.iter().map(|url| url.to_string()).collect()
+    }
+
+    #[test]
+    fn identifiers_are_those_of_etcd() {
+        let one = urls(&["http://localhost:2380"]);
+        let two = urls(&["http://localhost:7001", "http://localhost:2380"]);
+        assert_eq!(member_id(&one, "etcd-cluster"), 0x8e9e05c52164694d);
+        assert_eq!(cluster_id(&[0x8e9e05c52164694d]), 0xcdf818194e3a8c32);
+        assert_eq!(member_id(&two, "etcd-cluster"), 0xce2a822cea30bfca);
+        assert_eq!(cluster_id(&[0xce2a822cea30bfca]), 0x7e27652122e8b2ae);
+
+        let ids = ["12380", "22380", "32380"]
+            .map(|port| member_id(&[format!("http://127.0.0.1:{port}")], "etcd-cluster-1"));
+        let expected = [0x8211f1d0f64f3269, 0x91bc3c398fb3c146, 0xfd422379fda50e48];
+        let mut sorted = ids;
+        sorted.sort_unstable();
+        assert_eq!(sorted, expected);
+        assert_eq!(cluster_id(&ids), 0xef37ad9dc622a7c4);
+
+        let added = added_member_id(&one, 1_700_000_000);
+        assert_eq!(added, member_id(&one, "1700000000"));
+    }
+
+    /// A membership of nodes 1, 2, ... of which the given ones vote.
+    fn membership(nodes: &[u64], voters: &[u64]) -> Membership {
+        let node = |id: &u64| Node {
+            id: *id,
+            peer_urls: vec![format!("http://10.0.0.{id}:2380")],
+            name: String::new(),
+        };
+        Membership {
+            configs: vec![Config {
+                voters: voters.to_vec(),
+            }],
+            nodes: nodes.iter().map(node).collect(),
+        }
+    }
+
+    fn change(
+        engine: &Memory,
+        cluster: &mut Cluster,
+        apply: impl FnOnce(&mut Cluster, &mut Draft<'_>),
+    ) {
+        let mut draft = Draft::over(engine);
+        apply(cluster, &mut draft);
+        engine.commit(&draft.into_batch()).expect("committed");
+        let restored = Cluster::restore(engine).expect("restored");
+        assert_eq!(restored, *cluster, "the tables hold all of it");
+    }
+
+    #[test]
+    fn members_follow_the_membership_and_publish_the_rest() {
+        let engine = Memory::default();
+        let mut cluster = Cluster::default();
+        let shape = |cluster: &Cluster| -> Vec<(u64, String, bool)> {
+            let members = cluster.members();
+            members
+                .map(|m| (m.id, m.name.clone(), m.is_learner))
+                .collect()
+        };
+        change(&engine, &mut cluster, |cluster, draft| {
+            cluster.set_membership(draft, &membership(&[3, 1], &[1]));
+            cluster.set_attributes(draft, 1, "one", &urls(&["http://10.0.0.1:2379"]));
+            cluster.set_attributes(draft, 9, "nobody", &[]);
+        });
+        assert_eq!(
+            shape(&cluster),
+            [(1, "one".into(), false), (3, String::new(), true)]
+        );
+
+        change(&engine, &mut cluster, |cluster, draft| {
+            cluster.set_membership(draft, &membership(&[1, 2], &[1, 2]));
+        });
+        assert_eq!(
+            shape(&cluster),
+            [(1, "one".into(), false), (2, String::new(), false)]
+        );
+        assert!(cluster.is_removed(3) && !cluster.is_removed(2));
+        let taken = urls(&["http://10.0.0.2:2380"]);
+        let free = urls(&["http://10.0.0.9:2380"]);
+        let cases = [
+            // id, urls, learner, answer
+            (3, &free, false, Err(ApiError::MemberNotFound)),
+            (2, &free, false, Err(ApiError::MemberExist)),
+            (9, &taken, false, Err(ApiError::PeerURLExist)),
+            (9, &free, true, Ok(())),
+            (9, &free, false, Ok(())),
+        ];
+        for (id, urls, learner, answer) in cases {
+            assert_eq!(
+                cluster.check_add(id, urls, learner, 1),
+                answer,
+                "{id} {urls:?}"
+            );
+        }
+        assert_eq!(
+            cluster.check_add(9, &free, true, 0),
+            Err(ApiError::TooManyLearners)
+        );
+        assert_eq!(cluster.check_update(2, &taken), Ok(()), "its own");
+        assert_eq!(cluster.check_update(1, &taken), Err(ApiError::PeerURLExist));
+        assert_eq!(
+            cluster.check_update(7, &free),
+            Err(ApiError::MemberNotFound)
+        );
+        assert_eq!(cluster.check_promote(1), Err(ApiError::MemberNotLearner));
+    }
+
+    #[test]
+    fn strict_checks_keep_a_quorum() {
+        use ApiError::MemberNotEnoughStarted as NotStarted;
+        use ApiError::Unhealthy;
+        let cluster = |voters: u64, started: u64| {
+            let engine = Memory::default();
+            let mut cluster = Cluster::default();
+            let mut draft = Draft::over(&engine);
+            let ids: Vec<u64> = (1..=voters).collect();
+            cluster.set_membership(&mut draft, &membership(&ids, &ids));
+            for id in 1..=started {
+                cluster.set_attributes(&mut draft, id, "name", &[]);
+            }
+            cluster
+        };
+        let additions = [
+            // voters, started, connected, learner, answer
+            (1, 1, 1, false, Ok(())),
+            (2, 1, 2, false, Err(NotStarted)),
+            (2, 2, 2, false, Ok(())),
+            (2, 2, 1, false, Err(Unhealthy)),
+            (3, 3, 3, false, Ok(())),
+            (3, 2, 3, false, Err(NotStarted)),
+            (3, 3, 2, false, Err(Unhealthy)),
+            (3, 1, 3, true, Ok(())),
+            (3, 3, 2, true, Err(Unhealthy)),
+            (5, 4, 4, false, Ok(())),
+        ];
+        for (voters, started, connected, learner, answer) in additions {
+            let cluster = cluster(voters, started);
+            assert_eq!(
+                cluster.strict_add(learner, connected),
+                answer,
+                "add: {voters} voters, {started} started, {connected} connected"
+            );
+        }
+        let removals = [
+            // voters, started, id, linked, connected, answer
+            (1, 1, 1, true, 1, Err(NotStarted)),
+            (2, 2, 2, true, 2, Ok(())),
+            (3, 3, 3, true, 3, Ok(())),
+            (3, 3, 3, true, 2, Err(Unhealthy)),
+            (3, 3, 3, false, 2, Ok(())),
+            (3, 2, 3, false, 2, Ok(())),
+            (3, 2, 1, false, 2, Err(NotStarted)),
+        ];
+        for (voters, started, id, linked, connected, answer) in removals {
+            let cluster = cluster(voters, started);
+            assert_eq!(
+                cluster.strict_remove(id, linked, connected),
+                answer,
+                "remove {id}: {voters} voters, {started} started, {connected} connected"
+            );
+        }
+        assert_eq!(cluster(1, 1).strict_promote(), Ok(()));
+        assert_eq!(cluster(3, 1).strict_promote(), Err(NotStarted));
+        assert_eq!(cluster(3, 2).strict_promote(), Ok(()));
+    }
+
+    #[test]
+    fn alarms_are_a_set_of_members_and_types() {
+        let engine = Memory::default();
+        let mut cluster = Cluster::default();
+        let mut ask = |action: AlarmAction, member_id, alarm: i32| {
+            let mut found = Vec::new();
+            change(&engine, &mut cluster, |cluster, draft| {
+                let request = AlarmRequest {
+                    action: action as i32,
+                    member_id,
+                    alarm,
+                };
+                let alarms = cluster.alarm(draft, &request).expect("a known action");
+                found = alarms.iter().map(|a| (a.member_id, a.alarm)).collect();
+            });
+            found
+        };
+        use AlarmAction::*;
+        assert_eq!(ask(Activate, 1, 0), []);
+        assert_eq!(ask(Activate, 2, 1), [(2, 1)]);
+        assert_eq!(ask(Activate, 2, 1), [(2, 1)], "again");
+        assert_eq!(ask(Activate, 1, 2), [(1, 2)]);
+        assert_eq!(ask(Activate, 1, 77), [(1, 77)], "a type of the future");
+        assert_eq!(ask(Get, 99, 0), [(1, 2), (1, 77), (2, 1)]);
+        assert_eq!(ask(Get, 99, 1), [(2, 1)]);
+        assert_eq!(ask(Deactivate, 0, 1), [], "0 is nobody");
+        assert_eq!(ask(Deactivate, 2, 0), [], "and NONE no type");
+        assert_eq!(ask(Deactivate, 2, 1), [(2, 1)]);
+        assert_eq!(ask(Get, 0, 1), []);
+        assert!(cluster.has_alarm(AlarmType::Corrupt) && !cluster.has_alarm(AlarmType::Nospace));
+
+        let mut draft = Draft::over(&engine);
+        let unknown = AlarmRequest {
+            action: 9,
+            member_id: 1,
+            alarm: 1,
+        };
+        assert!(cluster.alarm(&mut draft, &unknown).is_err() && draft.is_empty());
     }
 }

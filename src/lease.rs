@@ -194,10 +194,12 @@ impl Lessor {
         self.leases.is_empty()
     }
 
-    /// Moves `key` to lease `id`. A lease that does not exist takes nothing.
+    /// Moves `key` to lease `id`; one that does not exist, such as 0, leaves it without a lease.
     pub fn attach(&mut self, key: &[u8], id: LeaseId) {
-        let holder = self.holders.get(key).copied();
-        if holder == Some(id) || !self.exists(id) {
+        if !self.exists(id) {
+            return self.detach(key);
+        }
+        if self.holders.get(key) == Some(&id) {
             return;
         }
         let key = Bytes::copy_from_slice(key);
@@ -457,5 +459,275 @@ fn spread(order: &mut [(Uptime, LeaseId)]) {
     for later in SPREAD_PER_SECOND..order.len() {
         let earliest = order[later - SPREAD_PER_SECOND].0 + Duration::from_secs(1);
         order[later].0 = order[later].0.max(earliest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Write;
+
+    use crate::storage::engine::memory::Memory;
+
+    const MINUTE: u64 = 60;
+
+    fn at(seconds: u64) -> Uptime {
+        Uptime(Duration::from_secs(seconds))
+    }
+
+    fn millis(millis: u64) -> Uptime {
+        Uptime(Duration::from_millis(millis))
+    }
+
+    /// Runs `change` over an empty table and returns what it wrote.
+    fn drafted<T>(change: impl FnOnce(&mut Draft<'_>) -> T) -> (T, Vec<Write>) {
+        let empty = Memory::default();
+        let mut draft = Draft::over(&empty);
+        let outcome = change(&mut draft);
+        (outcome, draft.into_batch().writes)
+    }
+
+    fn granted(leases: &[(i64, i64)]) -> Lessor {
+        let mut lessor = Lessor::default();
+        for (id, ttl) in leases {
+            drafted(|draft| lessor.grant(draft, LeaseId(*id), *ttl, at(0)))
+                .0
+                .expect("granted");
+        }
+        lessor
+    }
+
+    #[test]
+    fn grants_are_checked_in_etcds_order() {
+        let cases = [
+            // id, ttl, answer
+            (0, 10, Err(ApiError::LeaseNotFound)),
+            (7, Lessor::MAX_TTL + 1, Err(ApiError::LeaseTTLTooLarge)),
+            (7, 10, Err(ApiError::LeaseExist)),
+            (8, Lessor::MAX_TTL, Ok(Lessor::MAX_TTL)),
+            (-9, 10, Ok(10)),
+            (i64::MIN, 10, Ok(10)),
+            (10, 0, Ok(1)),
+            (11, -5, Ok(1)),
+        ];
+        let mut lessor = granted(&[(7, 10)]);
+        for (id, ttl, answer) in cases {
+            let (reply, writes) = drafted(|draft| lessor.grant(draft, LeaseId(id), ttl, at(0)));
+            assert_eq!(reply, answer, "id {id} ttl {ttl}");
+            assert_eq!(writes.len(), usize::from(answer.is_ok()), "id {id}");
+        }
+        lessor.validate();
+    }
+
+    #[test]
+    fn a_key_hangs_on_one_lease_at_most() {
+        let mut lessor = granted(&[(1, 10), (2, 10)]);
+        let keys = |lessor: &Lessor, id| -> Vec<Bytes> {
+            lessor
+                .keys(LeaseId(id))
+                .expect("a lease")
+                .cloned()
+                .collect()
+        };
+        for key in ["c", "a", "b", "a"] {
+            lessor.attach(key.as_bytes(), LeaseId(1));
+        }
+        assert_eq!(keys(&lessor, 1), ["a", "b", "c"]);
+        lessor.attach(b"b", LeaseId(2));
+        lessor.detach(b"c");
+        lessor.detach(b"unknown");
+        lessor.attach(b"d", LeaseId(3));
+        lessor.validate();
+        assert_eq!(keys(&lessor, 1), ["a"]);
+        assert_eq!(keys(&lessor, 2), ["b"]);
+        assert_eq!(lessor.holder(b"d"), None);
+        let (reply, writes) = drafted(|draft| lessor.revoke(draft, LeaseId(2)));
+        assert_eq!((reply, writes.len()), (Ok(()), 1));
+        assert_eq!(lessor.holder(b"b"), None);
+        assert!(lessor.keys(LeaseId(2)).is_none());
+        lessor.validate();
+    }
+
+    #[test]
+    fn only_a_leader_lets_leases_expire() {
+        let mut lessor = granted(&[(1, 10), (2, 5)]);
+        assert_eq!(lessor.expired(at(1000), 10), []);
+        assert_eq!(lessor.remaining(LeaseId(1), at(0)), Some(FOREVER));
+        assert_eq!(lessor.renew(LeaseId(1), at(0)), Renewal::NotPrimary);
+        assert_eq!(lessor.list(), [LeaseId(1), LeaseId(2)]);
+
+        lessor.promote(at(100), Duration::from_secs(1));
+        lessor.validate();
+        assert_eq!(lessor.list(), [LeaseId(2), LeaseId(1)]);
+        assert_eq!(lessor.expired(millis(105_999), 10), []);
+        assert_eq!(lessor.expired(at(106), 10), [LeaseId(2)]);
+        assert_eq!(lessor.expired(at(111), 10), [LeaseId(2), LeaseId(1)]);
+        assert_eq!(lessor.expired(at(111), 1), [LeaseId(2)]);
+
+        lessor.demote();
+        lessor.validate();
+        assert_eq!(lessor.expired(at(1000), 10), []);
+    }
+
+    #[test]
+    fn time_left_is_cut_towards_zero() {
+        let mut lessor = granted(&[(1, 10)]);
+        lessor.promote(at(0), Duration::ZERO);
+        let cases = [
+            (0, 10),
+            (1, 9),
+            (9_001, 0),
+            (10_000, 0),
+            (10_999, 0),
+            (11_000, -1),
+            (12_500, -2),
+        ];
+        for (now, left) in cases {
+            assert_eq!(
+                lessor.remaining(LeaseId(1), millis(now)),
+                Some(left),
+                "{now} ms"
+            );
+        }
+        assert_eq!(lessor.remaining(LeaseId(2), at(0)), None);
+    }
+
+    #[test]
+    fn a_renewal_gives_the_full_time_unless_it_comes_too_late() {
+        let mut lessor = granted(&[(1, 10)]);
+        lessor.promote(at(0), Duration::ZERO);
+        let renewed = Renewal::Renewed {
+            ttl: 10,
+            stale_checkpoint: false,
+        };
+        assert_eq!(lessor.renew(LeaseId(1), at(9)), renewed);
+        assert_eq!(lessor.expired(at(18), 10), []);
+        assert_eq!(lessor.renew(LeaseId(1), at(19)), Renewal::Expired);
+        assert_eq!(lessor.renew(LeaseId(2), at(19)), Renewal::NotFound);
+        lessor.validate();
+    }
+
+    #[test]
+    fn long_leases_are_checkpointed_and_the_next_leader_goes_on_from_there() {
+        let mut lessor = granted(&[(1, 12 * MINUTE as i64), (2, 5 * MINUTE as i64)]);
+        lessor.promote(at(0), Duration::ZERO);
+        assert_eq!(lessor.take_checkpoints(at(5 * MINUTE - 1), 10), []);
+        let due = lessor.take_checkpoints(millis(5 * MINUTE * 1000 + 1), 10);
+        let first = LeaseCheckpoint {
+            id: 1,
+            remaining_ttl: 7 * MINUTE as i64,
+        };
+        assert_eq!(due, [first], "rounded up");
+        assert_eq!(lessor.take_checkpoints(at(5 * MINUTE + 2), 10), [], "taken");
+        assert_eq!(lessor.take_checkpoints(at(11 * MINUTE), 10).len(), 1);
+        assert_eq!(
+            lessor.take_checkpoints(at(20 * MINUTE), 10),
+            [],
+            "less than that left"
+        );
+
+        let id = LeaseId(1);
+        let (_, writes) = drafted(|draft| lessor.checkpoint(draft, id, 7 * MINUTE as i64));
+        assert_eq!(writes.len(), 1);
+        lessor.demote();
+        lessor.promote(at(0), Duration::from_secs(1));
+        assert_eq!(lessor.remaining(id, at(0)), Some(7 * MINUTE as i64 + 1));
+        let stale = Renewal::Renewed {
+            ttl: 12 * MINUTE as i64,
+            stale_checkpoint: true,
+        };
+        assert_eq!(lessor.renew(id, at(1)), stale);
+        drafted(|draft| lessor.checkpoint(draft, id, 0));
+        assert_eq!(lessor.checkpointed(id), Some(0));
+        lessor.validate();
+    }
+
+    #[test]
+    fn a_new_leader_spreads_what_would_expire_together() {
+        let few: Vec<_> = (1..1000).map(|id| (id, 10)).collect();
+        let mut lessor = granted(&few);
+        lessor.promote(at(0), Duration::ZERO);
+        assert_eq!(lessor.expired(at(10), usize::MAX).len(), 999);
+
+        let many: Vec<_> = (1..=2000).map(|id| (id, 10)).collect();
+        let mut lessor = granted(&many);
+        lessor.promote(at(0), Duration::ZERO);
+        lessor.validate();
+        for (now, expired) in [(9, 0), (10, 750), (11, 1500), (12, 2000)] {
+            assert_eq!(
+                lessor.expired(at(now), usize::MAX).len(),
+                expired,
+                "at {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn leases_come_back_from_their_table() {
+        let engine = Memory::default();
+        let mut lessor = Lessor::default();
+        let mut draft = Draft::over(&engine);
+        for id in [3, -3, 9000] {
+            lessor
+                .grant(&mut draft, LeaseId(id), 60, at(0))
+                .expect("granted");
+        }
+        lessor.checkpoint(&mut draft, LeaseId(3), 40);
+        lessor.revoke(&mut draft, LeaseId(9000)).expect("revoked");
+        let batch = draft.into_batch();
+        crate::storage::Engine::commit(&engine, &batch).expect("committed");
+        let restored = Lessor::restore(&engine).expect("restored");
+        assert_eq!(restored.list(), [LeaseId(-3), LeaseId(3)]);
+        assert_eq!(restored.checkpointed(LeaseId(3)), Some(40));
+        assert_eq!(restored.ttl(LeaseId(-3)), Some(60));
+    }
+
+    /// Random operations against the rules in [`Lessor::validate`] and a plain model of the keys.
+    #[test]
+    fn random_operations_keep_the_parts_in_step() {
+        let seed = 0x1ea5_e000;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut lessor = Lessor::default();
+        let mut model: HashMap<u8, LeaseId> = HashMap::new();
+        let mut now = 0;
+        for step in 0..20_000 {
+            let id = LeaseId(random.i64(1..20));
+            let key = random.u8(..40);
+            now += random.u64(..2);
+            match random.u32(..10) {
+                0 => drop(drafted(|draft| {
+                    lessor.grant(draft, id, random.i64(1..900), at(now))
+                })),
+                1 => {
+                    if drafted(|draft| lessor.revoke(draft, id)).0.is_ok() {
+                        model.retain(|_, holder| *holder != id);
+                    }
+                }
+                2 => drop(lessor.renew(id, at(now))),
+                3 => drop(drafted(|draft| {
+                    lessor.checkpoint(draft, id, random.i64(0..900))
+                })),
+                4 => drop(lessor.take_checkpoints(at(now), 3)),
+                5 if step % 50 == 0 => lessor.demote(),
+                5 if step % 50 < 5 => lessor.promote(at(now), Duration::from_secs(1)),
+                6 | 7 => {
+                    lessor.detach(&[key]);
+                    model.remove(&key);
+                }
+                _ => {
+                    lessor.attach(&[key], id);
+                    match lessor.exists(id) {
+                        true => model.insert(key, id),
+                        false => model.remove(&key),
+                    };
+                }
+            }
+            lessor.validate();
+            assert_eq!(
+                lessor.holder(&[key]),
+                model.get(&key).copied(),
+                "seed {seed:x}"
+            );
+        }
     }
 }

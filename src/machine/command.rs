@@ -9,16 +9,14 @@ use crate::proto::etcdserverpb::DeleteRangeResponse;
 use crate::proto::etcdserverpb::LeaseCheckpointResponse;
 use crate::proto::etcdserverpb::LeaseGrantResponse;
 use crate::proto::etcdserverpb::LeaseRevokeResponse;
-use crate::proto::etcdserverpb::PutRequest;
 use crate::proto::etcdserverpb::PutResponse;
-use crate::proto::etcdserverpb::RequestOp;
-use crate::proto::etcdserverpb::TxnRequest;
 use crate::proto::etcdserverpb::TxnResponse;
-use crate::proto::etcdserverpb::request_op::Request;
 use crate::proto::kvpb::InternalRaftRequest;
 use crate::proto::kvpb::Origin;
 use crate::proto::kvpb::Proposal;
 use crate::proto::kvpb::RequestHeader;
+
+pub use crate::mvcc::cost;
 
 /// Everything that can change the cluster's data.
 pub type Command = crate::proto::kvpb::internal_raft_request::Command;
@@ -69,33 +67,6 @@ pub fn proposal(
             command: Some(command),
         }),
         origin: Some(origin),
-    }
-}
-
-/// The bytes a command may add, as the space quota counts them.
-pub fn cost(command: &Command) -> u64 {
-    match command {
-        Command::Put(request) => put_cost(request),
-        Command::Txn(request) => txn_cost(request),
-        Command::LeaseGrant(_) => 64,
-        _ => 0,
-    }
-}
-
-fn put_cost(request: &PutRequest) -> u64 {
-    256 + request.key.len() as u64 + request.value.len() as u64
-}
-
-fn txn_cost(request: &TxnRequest) -> u64 {
-    let branch = |ops: &[RequestOp]| ops.iter().map(op_cost).sum::<u64>();
-    branch(&request.success).max(branch(&request.failure))
-}
-
-fn op_cost(op: &RequestOp) -> u64 {
-    match &op.request {
-        Some(Request::RequestPut(request)) => put_cost(request),
-        Some(Request::RequestTxn(request)) => txn_cost(request),
-        _ => 0,
     }
 }
 

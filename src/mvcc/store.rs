@@ -93,6 +93,15 @@ impl Change {
 impl Store {
     /// Reads the state back from the tables; empty ones make a fresh store at revision 1.
     pub fn restore(view: &dyn View, cache_bytes: usize) -> storage::Result<Store> {
+        Store::restore_visiting(view, cache_bytes, &mut |_| {})
+    }
+
+    /// Does the same and shows each stored version to `visit`, in the order of revisions.
+    pub fn restore_visiting(
+        view: &dyn View,
+        cache_bytes: usize,
+        visit: &mut dyn FnMut(&KeyValue),
+    ) -> storage::Result<Store> {
         let (compactor, revision) = Compactor::restore(view)?;
         let mut store = Store {
             revision,
@@ -105,6 +114,7 @@ impl Store {
         let mut pages = Pages::new(0, i64::MAX);
         while let Some(page) = pages.read(view)? {
             for record in page {
+                visit(&record.kv);
                 store.index.restore(&record.kv.key, record.version());
                 store.sizes.add(record.at, record.size());
                 store.revision = store.revision.max(record.at.main);

@@ -45,6 +45,11 @@ impl<'a> Draft<'a> {
         self.batch.is_empty()
     }
 
+    /// How many changes were made so far.
+    pub fn len(&self) -> usize {
+        self.batch.writes.len()
+    }
+
     pub fn into_batch(self) -> Batch {
         self.batch
     }
