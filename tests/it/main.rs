@@ -3,5 +3,7 @@
 mod crash;
 mod damage;
 mod layers;
+mod machine;
 #[allow(dead_code)]
 mod support;
+mod transcript;
