@@ -113,11 +113,6 @@ impl Index {
         }
     }
 
-    /// Replays a stored version. Revisions must come in ascending order.
-    pub fn restore(&mut self, key: &[u8], version: Version) {
-        self.push(key, version, Handle::NONE);
-    }
-
     fn push(&mut self, key: &[u8], version: Version, value: Handle) {
         if self.get(key).is_some() {
             self.live -= 1;
@@ -198,6 +193,21 @@ impl Index {
                 visit(version.modified);
             }
         }
+    }
+
+    /// Every version, in the order of revisions: what a disk would replay.
+    pub fn stored(&self) -> Vec<(Vec<u8>, Version)> {
+        let each = self.keys.iter();
+        let mut all: Vec<_> = each
+            .flat_map(|(key, chain)| chain.versions.iter().map(|v| (key.clone(), *v)))
+            .collect();
+        all.sort_by_key(|(_, version)| version.modified);
+        all
+    }
+
+    /// As after a restart: no value is cached.
+    pub fn forget_handles(&mut self) {
+        self.keys.values_mut().for_each(|chain| chain.value = None);
     }
 
     /// The number of live keys.

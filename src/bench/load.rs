@@ -1,0 +1,58 @@
+//! One run: clients that each keep one request under way, and what they measured.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
+
+use super::pacer::Pacer;
+use super::report::Recorder;
+use super::report::Report;
+use crate::client::Client;
+use crate::client::Error;
+
+/// How many requests, and how fast.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub total: u64,
+    pub rate: u64,
+}
+
+/// Shows how far a run is, on standard error, if that is a terminal.
+pub fn progress(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    let style = ProgressStyle::with_template(
+        "{human_pos} / {human_len} [{bar:40}] {percent}% {per_sec} {eta}",
+    );
+    bar.set_style(style.expect("a valid template").progress_chars("=> "));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Runs `request` with the numbers `0..total`, on every client, until all are done.
+pub async fn run<F, Fut>(clients: &[Client], plan: Plan, sample: bool, request: F) -> Report
+where
+    F: Fn(Client, u64) -> Fut,
+    Fut: Future<Output = Result<(), Error>>,
+{
+    let pacer = Arc::new(Pacer::new(plan.total, plan.rate));
+    let bar = progress(plan.total);
+    let start = Instant::now();
+    let workers = clients.iter().map(|client| async {
+        let mut recorder = Recorder::new(start, sample);
+        while let Some((number, due)) = pacer.next().await {
+            match request(client.clone(), number).await {
+                Ok(()) => recorder.success(due),
+                Err(error) => recorder.failure(error.message()),
+            }
+            bar.inc(1);
+        }
+        recorder
+    });
+    let recorders = futures_util::future::join_all(workers).await;
+    let elapsed = start.elapsed();
+    bar.finish_and_clear();
+    Report::collect(recorders, elapsed)
+}

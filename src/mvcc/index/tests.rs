@@ -1,0 +1,360 @@
+//! The tree against the model, and what it costs, without a clock.
+
+use std::ops::ControlFlow;
+
+use fastrand::Rng;
+
+use super::Handle;
+use super::Index;
+use super::Version;
+use super::model;
+use super::node::Span;
+use super::node::touched;
+use crate::mvcc::Revision;
+use crate::proto::KeyRange;
+
+impl<const N: usize> Index<N> {
+    /// Panics unless every summary agrees with the versions below it.
+    fn check(&self, now: i64) {
+        let span = Span {
+            from: None,
+            to: None,
+        };
+        self.root.check(span, self.compacted, now, true);
+        let all = KeyRange::new(b"\0", b"\0");
+        assert_eq!(self.live, self.count(&all, i64::MAX));
+    }
+}
+
+fn at(main: i64) -> Revision {
+    Revision { main, sub: 0 }
+}
+
+/// What a run of the model looks like.
+#[derive(Clone, Copy)]
+struct Plan {
+    keys: usize,
+    transactions: usize,
+    /// Of 100 writes, how many delete.
+    deletes: u32,
+    /// Of 1000 transactions, how many are followed by a new compaction.
+    compactions: u32,
+    /// Transactions between two checks of everything.
+    check_every: usize,
+}
+
+/// Keys with every kind of neighbour: prefixes of each other, zero bytes, long shared parts, long keys.
+fn universe(random: &mut Rng, count: usize) -> Vec<Vec<u8>> {
+    let key = |number: usize, random: &mut Rng| -> Vec<u8> {
+        match number % 8 {
+            0 => (0..random.usize(1..6)).map(|_| random.u8(..3)).collect(),
+            1 => vec![b'a'; random.usize(1..600)],
+            2 => format!("/registry/pods/namespace-{:05}/", random.u16(..9)).into(),
+            3 => [&[0xff; 60][..], &random.u32(..5000).to_be_bytes()].concat(),
+            4 => format!("/seq/{number:08}").into(),
+            5 if number % 64 == 5 => vec![b'b'; 500 + random.usize(..300)],
+            _ => {
+                let (namespace, pod) = (random.u16(..9), random.u64(..));
+                format!("/registry/pods/namespace-{namespace:05}/deployment-{pod:015x}").into()
+            }
+        }
+    };
+    let mut keys: Vec<_> = (0..count).map(|number| key(number, random)).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// The tree and the model side by side.
+struct Pair<const N: usize> {
+    random: Rng,
+    keys: Vec<Vec<u8>>,
+    tree: Index<N>,
+    model: model::Index,
+    now: i64,
+    compacted: i64,
+    /// Versions freed by each side in a compaction that still runs in the tree.
+    freed: (Vec<Revision>, Vec<Revision>),
+    compacting: bool,
+}
+
+impl<const N: usize> Pair<N> {
+    fn new(seed: u64, keys: usize) -> Pair<N> {
+        let mut random = Rng::with_seed(seed);
+        Pair {
+            keys: universe(&mut random, keys),
+            random,
+            tree: Index::with_nodes(),
+            model: model::Index::new(),
+            now: 1,
+            compacted: 0,
+            freed: (Vec::new(), Vec::new()),
+            compacting: false,
+        }
+    }
+
+    /// Half of all writes go to a few hot keys, some to a run in order.
+    fn pick(&mut self) -> Vec<u8> {
+        let all = self.keys.len();
+        let index = match self.random.u8(..8) {
+            0..3 => self.random.usize(..all.min(8)) * (all / all.min(8)),
+            3 => self.now as usize % all,
+            _ => self.random.usize(..all),
+        };
+        self.keys[index].clone()
+    }
+
+    fn transaction(&mut self, deletes: u32) {
+        self.now += 1;
+        let mut key = self.pick();
+        for sub in 0..self.random.u32(1..5) {
+            if self.random.u8(..3) > 0 {
+                key = self.pick();
+            }
+            let at = Revision {
+                main: self.now,
+                sub,
+            };
+            if self.random.u32(..100) < deletes {
+                assert_eq!(self.tree.delete(&key, at), self.model.delete(&key, at));
+                continue;
+            }
+            let value = Handle::new(self.random.u64(..1000));
+            let made = self.tree.put(&key, at, value);
+            assert_eq!(made, self.model.put(&key, at, value));
+            if self.random.u8(..8) == 0 {
+                let modified = Revision {
+                    sub: sub.saturating_sub(self.random.u32(..2)),
+                    ..at
+                };
+                let value = Handle::new(9999);
+                self.tree.set_handle(&key, modified, value);
+                self.model.set_handle(&key, modified, value);
+            }
+        }
+        assert_eq!(self.tree.live(), self.model.live());
+    }
+
+    fn compaction(&mut self) {
+        self.compacted = self.random.i64(self.compacted..=self.now);
+        let done = self
+            .model
+            .compact(self.compacted, usize::MAX, &mut self.freed.1);
+        assert!(done);
+        self.compacting = true;
+    }
+
+    fn slice(&mut self) {
+        if !self.compacting {
+            return;
+        }
+        let (leaves, before) = (self.random.usize(..4), self.freed.0.len());
+        let done = self.tree.compact(self.compacted, leaves, &mut self.freed.0);
+        let most = leaves.max(1) * super::blocks::BLOCK;
+        assert!(self.freed.0.len() - before <= most);
+        if done {
+            self.freed.0.sort();
+            self.freed.1.sort();
+            assert_eq!(self.freed.0, self.freed.1, "freed at {}", self.compacted);
+            self.freed = Default::default();
+            self.compacting = false;
+        }
+    }
+
+    fn range(&mut self) -> KeyRange {
+        let bound = |pair: &mut Pair<N>| {
+            let mut key = pair.pick();
+            match pair.random.u8(..4) {
+                0 => key.truncate(pair.random.usize(..=key.len())),
+                1 => key.push(pair.random.u8(..)),
+                _ => {}
+            }
+            key
+        };
+        let start = bound(self);
+        match self.random.u8(..8) {
+            0 => KeyRange {
+                start: Vec::new(),
+                end: None,
+            },
+            1 => KeyRange { start, end: None },
+            2 => KeyRange::new(&start, b""),
+            _ => {
+                let end = Some(bound(self));
+                KeyRange { start, end }
+            }
+        }
+    }
+
+    fn compare_reads(&mut self) {
+        let (range, revision) = (self.range(), self.random.i64(self.compacted..=self.now + 1));
+        let count = self.model.count(&range, revision);
+        assert_eq!(
+            self.tree.count(&range, revision),
+            count,
+            "{range:?} at {revision}"
+        );
+        let (first, rest) = (self.random.usize(1..20), usize::MAX);
+        for limit in [first, rest] {
+            let of_tree = page(limit, |visit| self.tree.walk(&range, revision, visit));
+            let of_model = page(limit, |visit| self.model.walk(&range, revision, visit));
+            assert_eq!(of_tree, of_model, "{range:?} at {revision}");
+        }
+        for _ in 0..5 {
+            let key = self.pick();
+            assert_eq!(
+                self.tree.get_at(&key, revision),
+                self.model.get_at(&key, revision)
+            );
+            assert_eq!(self.tree.get(&key), self.model.get(&key));
+        }
+    }
+
+    fn compare_retained(&mut self) {
+        let revision = self.random.i64(self.compacted..=self.now);
+        let (mut of_tree, mut of_model) = (Vec::new(), Vec::new());
+        self.tree.retained(revision, &mut |one| of_tree.push(one));
+        self.model.retained(revision, &mut |one| of_model.push(one));
+        assert_eq!(of_tree, of_model, "retained at {revision}");
+    }
+
+    /// Replaces the tree by one that has the stored versions replayed.
+    fn restart(&mut self) {
+        while self.compacting {
+            self.slice();
+        }
+        self.tree = Index::with_nodes();
+        assert!(self.tree.compact(self.compacted, 1, &mut Vec::new()));
+        for (key, version) in self.model.stored() {
+            self.tree.restore(&key, version);
+        }
+        self.model.forget_handles();
+        assert_eq!(self.tree.live(), self.model.live());
+        self.tree.check(self.now);
+        self.compare_retained();
+        (0..20).for_each(|_| self.compare_reads());
+    }
+
+    fn run(&mut self, plan: Plan) {
+        for step in 1..=plan.transactions {
+            // Tides, so that the tree grows and shrinks.
+            let tide = match step * 6 / plan.transactions % 2 {
+                0 => plan.deletes,
+                _ => 100 - plan.deletes,
+            };
+            self.transaction(tide);
+            if self.random.u32(..1000) < plan.compactions {
+                self.compaction();
+            }
+            if self.random.u8(..4) == 0 {
+                self.slice();
+            }
+            if step % plan.check_every == 0 {
+                self.tree.check(self.now);
+                self.compare_reads();
+            }
+            if step % (plan.check_every * 20) == 0 {
+                self.compare_retained();
+            }
+        }
+        self.restart();
+        for _ in 0..plan.transactions / 20 {
+            self.transaction(plan.deletes);
+        }
+        self.tree.check(self.now);
+        self.compare_reads();
+        self.empty();
+    }
+
+    /// Deletes everything, compacts, and sees the tree come back to a single leaf.
+    fn empty(&mut self) {
+        for key in self.keys.clone() {
+            self.now += 1;
+            let at = at(self.now);
+            assert_eq!(self.tree.delete(&key, at), self.model.delete(&key, at));
+        }
+        self.compacted = self.now;
+        let last = self.tree.live() + 1;
+        self.now += last as i64;
+        self.compaction();
+        self.compacted = self.now;
+        self.compaction();
+        while self.compacting {
+            self.slice();
+            self.tree.check(self.now);
+        }
+        assert_eq!((self.tree.live(), self.tree.root.height()), (0, 1));
+        assert_eq!(self.tree.root.garbage(), i64::MAX);
+    }
+}
+
+type Seen = Vec<(Vec<u8>, Version, Handle)>;
+
+/// The first `limit` keys of a walk.
+fn page(limit: usize, walk: impl FnOnce(&mut super::Visit<'_>)) -> Seen {
+    let mut seen = Vec::new();
+    walk(&mut |key, version, handle| {
+        seen.push((key.to_vec(), version, handle));
+        match seen.len() == limit {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    seen
+}
+
+fn campaign<const N: usize>(seeds: std::ops::Range<u64>, plan: Plan) {
+    for seed in seeds {
+        println!("nodes of {N}, seed {seed}");
+        Pair::<N>::new(seed, plan.keys).run(plan);
+    }
+}
+
+#[test]
+fn small_tree_agrees_with_the_model_at_every_step() {
+    let plan = Plan {
+        keys: 60,
+        transactions: 4_000,
+        deletes: 30,
+        compactions: 10,
+        check_every: 1,
+    };
+    campaign::<4>(0..6, plan);
+}
+
+#[test]
+fn deep_tree_agrees_with_the_model() {
+    let plan = Plan {
+        keys: 2_000,
+        transactions: 20_000,
+        deletes: 25,
+        compactions: 3,
+        check_every: 200,
+    };
+    campaign::<4>(10..14, plan);
+    campaign::<8>(20..24, plan);
+}
+
+#[test]
+fn long_window_agrees_with_the_model() {
+    let plan = Plan {
+        keys: 120,
+        transactions: 20_000,
+        deletes: 35,
+        compactions: 0,
+        check_every: 100,
+    };
+    campaign::<4>(30..32, plan);
+}
+
+#[test]
+fn tree_of_full_width_agrees_with_the_model() {
+    let plan = Plan {
+        keys: 12_000,
+        transactions: 30_000,
+        deletes: 20,
+        compactions: 2,
+        check_every: 1_000,
+    };
+    campaign::<64>(40..42, plan);
+}
