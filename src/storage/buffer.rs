@@ -56,7 +56,7 @@ impl Default for Options {
 }
 
 /// A writer waits when this much has gathered behind the generation that the engine is busy with.
-const BACKLOG_BYTES: usize = 64 << 20;
+const BACKLOG_BYTES: usize = 16 << 20;
 
 /// How often a generation looks whether the log has become durable up to it.
 const LOG_POLL: Duration = Duration::from_millis(1);
@@ -435,9 +435,8 @@ impl Shared {
             return Ok(());
         }
         let mut live = self.live.lock().clone();
-        let batch = live.advance(&generation, &*self.engine)?;
         let start = Instant::now();
-        self.engine.commit(&batch)?;
+        live.advance(&generation, &*self.engine)?;
         self.engine.flush()?;
         metrics::BACKEND_COMMIT.observe(start.elapsed().as_secs_f64());
 

@@ -17,6 +17,10 @@ use crate::storage::Table;
 /// CRC32C, little endian, behind the value.
 const CHECKSUM_BYTES: usize = 4;
 
+/// Bytes of changes in one commit, and what a change counts beside its key and value.
+const COMMIT_BYTES: usize = 1 << 20;
+const CHANGE_BYTES: usize = 64;
+
 /// Key of the [`Live`] record in [`Table::Storage`].
 const LIVE: &[u8] = b"live";
 
@@ -107,22 +111,34 @@ impl Live {
         record.freeze()
     }
 
-    /// Counts the changes of `generation` and returns them, sealed, as one batch for the engine.
-    pub fn advance(&mut self, generation: &Generation, engine: &dyn Engine) -> Result<Batch> {
+    /// Counts the changes of `generation` and commits them, sealed, with the counts at the end.
+    ///
+    /// In several batches, so that a large generation is not in memory once more; only the flush that
+    /// follows makes them durable, all together.
+    pub fn advance(&mut self, generation: &Generation, engine: &dyn Engine) -> Result<()> {
         let mut batch = Batch::default();
+        let mut bytes = 0;
         for table in Table::ALL {
             for (key, value) in generation.changes(table) {
                 self.count(table, key, value.as_ref(), engine)?;
+                bytes += CHANGE_BYTES + key.len();
                 match value {
-                    Some(value) => batch.put(table, key.clone(), seal(table, key, value)),
+                    Some(value) => {
+                        bytes += value.len();
+                        batch.put(table, key.clone(), seal(table, key, value));
+                    }
                     None => batch.delete(table, key.clone()),
+                }
+                if bytes >= COMMIT_BYTES {
+                    engine.commit(&std::mem::take(&mut batch))?;
+                    bytes = 0;
                 }
             }
         }
         self.applied = generation.applied;
         let record = seal(Table::Storage, LIVE, &self.encode());
         batch.put(Table::Storage, LIVE, record);
-        Ok(batch)
+        engine.commit(&batch)
     }
 
     fn count(

@@ -49,7 +49,7 @@ const FANOUT: usize = 128;
 const CACHE_BYTES: usize = 32 << 20;
 
 /// Written bytes after which the handle is reopened, which is what gives their memory back.
-const REOPEN_BYTES: usize = 64 << 20;
+const REOPEN_BYTES: usize = 32 << 20;
 
 /// How long a reopening waits for sled's threads to let go of the directory.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
@@ -211,7 +211,7 @@ impl Sled {
             let handles = self.handles.read();
             let db = handles.as_ref().ok_or_else(|| closed(&self.db))?;
             let db = db.writer.lock();
-            db.insert(SEQUENCE, &sequence.to_be_bytes())
+            db.insert(SEQUENCE, sequence.to_be_bytes().as_slice())
                 .and_then(|_| db.flush())
                 .map_err(|error| self.broken(error))?;
         }

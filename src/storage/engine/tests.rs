@@ -8,6 +8,7 @@ mod kill;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +22,8 @@ use crate::storage::Engine;
 use crate::storage::Pair;
 use crate::storage::Table;
 use crate::storage::View;
+use crate::storage::buffer;
+use crate::storage::buffer::Tables;
 
 /// A directory that goes away with the test.
 struct TempDir(PathBuf);
@@ -179,7 +182,7 @@ fn the_last_write_of_a_batch_wins() {
 #[test]
 fn empty_and_long_keys_and_values_are_kept() {
     each(|engine| {
-        let long: Vec<u8> = (0..3 << 19).map(|i| (i * 31 >> 3) as u8).collect();
+        let long: Vec<u8> = (0..3 << 19).map(|i| ((i * 31) >> 3) as u8).collect();
         let short = b"short".to_vec();
         let mut expected = BTreeMap::new();
         let sizes = [0, 1, 4095, 4096, 4097, 8192, 12_289, long.len()];
@@ -453,4 +456,33 @@ fn a_faulty_engine_fails_where_it_is_told_to() {
         kept += found / 2;
     }
     assert!((1..20).contains(&kept));
+}
+
+/// This test binary again, to run only the ignored test `name` of this directory's tests.
+fn helper(name: &str, kind: Kind, dir: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .arg(format!("storage::engine::tests::{name}"))
+        .env("KV_TEST_ENGINE", kind.name())
+        .env("KV_TEST_DIR", dir);
+    command
+}
+
+/// What a helper process was started with; `None` if this is none.
+fn helper_arguments() -> Option<(Kind, PathBuf)> {
+    let engine = std::env::var("KV_TEST_ENGINE").ok()?;
+    let dir = std::env::var_os("KV_TEST_DIR")?;
+    Some((engine.parse().unwrap(), dir.into()))
+}
+
+/// Tables over the engine in `dir`, whose log is always ahead.
+fn tables(kind: Kind, dir: &Path, options: buffer::Options) -> Tables {
+    Tables::open(
+        super::open(kind, dir).unwrap(),
+        options,
+        Box::new(|| u64::MAX),
+        Box::new(|fault| panic!("{fault}")),
+    )
+    .unwrap()
 }
