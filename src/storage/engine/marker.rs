@@ -1,8 +1,8 @@
 //! The small file beside an engine's own files: whose data this is, in which format, and how far it got.
 //!
 //! `db.format` belongs to `db`, which is a directory (sled) or a file (redb). Its header names the engine
-//! and the format version. Behind it stands the number of the last flush: an engine that reopens at an
-//! earlier one has lost data that was durable, whatever its own checks say.
+//! and the format version. Behind it stands the number of the last flush, and how long the engine's log was
+//! then: an engine that reopens at an earlier one has lost data that was durable, whatever its own checks say.
 
 use std::fs;
 use std::io::Read;
@@ -25,6 +25,7 @@ const ENGINE: &str = "db";
 const MAGIC: &[u8; 8] = b"kv-store";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 20;
+const SLOT_BYTES: usize = 28;
 
 /// Sectors are written whole, so a torn write of one number leaves the other.
 const SECTOR: u64 = 512;
@@ -34,8 +35,17 @@ const FILE_BYTES: usize = (SECTOR * (1 + SLOTS)) as usize;
 pub(super) struct Marker {
     path: PathBuf,
     file: fs::File,
-    /// Number of the last flush known here.
-    sequence: u64,
+    last: Flush,
+}
+
+/// A flush that is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Flush {
+    /// They are counted from 1; 0 is none yet.
+    pub sequence: u64,
+    /// The log that the engine appended to, and its length after that; zero where there is no such file.
+    pub log: u64,
+    pub log_bytes: u64,
 }
 
 /// What there is to open.
@@ -61,7 +71,7 @@ impl Place {
             create(kind, dir, &path)?;
         }
         let marker = Marker::open(kind, path, &db)?;
-        if marker.sequence == 0 {
+        if marker.last.sequence == 0 {
             // No flush ever returned: what is there is a creation that was cut short.
             remove(&db)?;
         } else if !exists(&db)? {
@@ -75,7 +85,7 @@ impl Place {
 
     /// Compares the number of the last flush that the engine remembers with ours.
     pub fn verify(&self, reopened_at: u64) -> Result<()> {
-        let expected = self.marker.sequence;
+        let expected = self.marker.last.sequence;
         if reopened_at >= expected {
             return Ok(());
         }
@@ -102,35 +112,35 @@ impl Marker {
             .map_err(|error| Fault::io("read", &path, error))?;
         check_header(kind, &bytes, &path, db)?;
         let slots = (0..SLOTS).filter_map(|slot| read_slot(&bytes, slot));
-        let Some(sequence) = slots.max() else {
+        let Some(last) = slots.max() else {
             return Err(damaged(&path, "no flush number with a good checksum"));
         };
-        Ok(Marker {
-            path,
-            file,
-            sequence,
-        })
+        Ok(Marker { path, file, last })
     }
 
-    pub fn sequence(&self) -> u64 {
-        self.sequence
+    /// The last flush known here.
+    pub fn last(&self) -> Flush {
+        self.last
     }
 
-    /// Remembers that flush `sequence` is complete.
+    /// Remembers that `flush` is complete.
     ///
     /// Not synced, as a number that is too low after a power loss is only a weaker check. The first one is
     /// synced: zero means that there is nothing to lose.
-    pub fn record(&mut self, sequence: u64) -> Result<()> {
-        assert!(sequence > self.sequence, "flush numbers only grow");
-        let first = self.sequence == 0;
+    pub fn record(&mut self, flush: Flush) -> Result<()> {
+        assert!(
+            flush.sequence > self.last.sequence,
+            "flush numbers only grow"
+        );
+        let first = self.last.sequence == 0;
         self.file
-            .write_all_at(&slot(sequence), SECTOR * (1 + sequence % SLOTS))
+            .write_all_at(&slot(flush), SECTOR * (1 + flush.sequence % SLOTS))
             .and_then(|()| match first {
                 true => self.file.sync_all(),
                 false => Ok(()),
             })
             .map_err(|error| Fault::io("write", &self.path, error))?;
-        self.sequence = sequence;
+        self.last = flush;
         Ok(())
     }
 }
@@ -145,20 +155,30 @@ fn header(kind: Kind) -> [u8; HEADER_BYTES] {
     header
 }
 
-fn slot(sequence: u64) -> [u8; 12] {
-    let mut slot = [0; 12];
-    slot[..8].copy_from_slice(&sequence.to_le_bytes());
+fn slot(flush: Flush) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    slot[..8].copy_from_slice(&flush.sequence.to_le_bytes());
+    slot[8..16].copy_from_slice(&flush.log.to_le_bytes());
+    slot[16..24].copy_from_slice(&flush.log_bytes.to_le_bytes());
     // Any start but zero, so that a zeroed slot does not pass.
-    let sum = crc32c::crc32c_append(1, &slot[..8]);
-    slot[8..].copy_from_slice(&sum.to_le_bytes());
+    let sum = crc32c::crc32c_append(1, &slot[..24]);
+    slot[24..].copy_from_slice(&sum.to_le_bytes());
     slot
 }
 
-fn read_slot(bytes: &[u8], index: u64) -> Option<u64> {
+fn read_slot(bytes: &[u8], index: u64) -> Option<Flush> {
     let start = (SECTOR * (1 + index)) as usize;
-    let found = bytes.get(start..start + 12)?;
-    let sequence = u64::from_le_bytes(found[..8].try_into().ok()?);
-    (found == slot(sequence)).then_some(sequence)
+    let found = bytes.get(start..start + SLOT_BYTES)?;
+    let number = |at: usize| {
+        let number = found[at..at + 8].try_into().ok();
+        number.map(u64::from_le_bytes)
+    };
+    let flush = Flush {
+        sequence: number(0)?,
+        log: number(8)?,
+        log_bytes: number(16)?,
+    };
+    (found == slot(flush)).then_some(flush)
 }
 
 fn check_header(kind: Kind, bytes: &[u8], path: &Path, db: &Path) -> Result<()> {
@@ -199,7 +219,7 @@ fn create(kind: Kind, dir: &Path, path: &Path) -> Result<()> {
     bytes[..HEADER_BYTES].copy_from_slice(&header(kind));
     for index in 1..=SLOTS {
         let start = (SECTOR * index) as usize;
-        bytes[start..start + 12].copy_from_slice(&slot(0));
+        bytes[start..start + SLOT_BYTES].copy_from_slice(&slot(Flush::default()));
     }
     let unfinished = path.with_extension("format.tmp");
     let write = || {

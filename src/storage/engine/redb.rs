@@ -22,6 +22,7 @@ use redb::WriteTransaction;
 use super::Kind;
 use super::PREFIX;
 use super::marker;
+use super::marker::Flush;
 use super::marker::Place;
 use crate::error::Fault;
 use crate::storage::Batch;
@@ -86,7 +87,10 @@ impl Redb {
         }
         let sequence = writer.sequence + 1;
         durably(&self.handle(), sequence).map_err(|error| fault(&self.db, error))?;
-        writer.place.marker.record(sequence)?;
+        writer.place.marker.record(Flush {
+            sequence,
+            ..Flush::default()
+        })?;
         writer.sequence = sequence;
         writer.dirty = false;
         Ok(())

@@ -1,24 +1,29 @@
 //! What sled does not check itself: its metadata files, looked at before sled opens them.
 //!
 //! sled ends a log at the first frame that is not whole, wherever that is, and applies the logs after it all
-//! the same; it opens an empty tree when its snapshot is missing; and it deletes the snapshot it has just
-//! written when there is no log after it. So: every file but the last log must be whole, the numbers must
-//! have no gap, and there must be a log.
+//! the same. What it then finds is no state that ever was: leaves point at slots that others took over, and
+//! reading one of them never ends. It opens an empty tree when its snapshot is missing, and deletes the
+//! snapshot it has just written when there is no log after it.
+//!
+//! So: every file must be whole up to what the last flush left, the numbers must have no gap, and there must
+//! be a log. Only what a flush that never returned wrote to the last log may be torn.
 //!
 //! A frame is `length u48 | CRC of the length u16 | zstd bytes | CRC32 of all before it, XOR 0xAF`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::path::PathBuf;
 
+use super::super::marker::Flush;
 use crate::error::Fault;
 use crate::storage::Result;
 
 const HEAD: usize = 8;
 const TAIL: usize = 4;
 
-/// Verifies the metadata of the sled directory `db`, which was flushed to at least once.
-pub(super) fn verify(db: &Path) -> Result<()> {
+/// Verifies the metadata of the sled directory `db`, as far as `flush` left it and beyond.
+pub(super) fn verify(db: &Path, flush: Flush) -> Result<()> {
     let dir = db.join("metadata");
     let (snapshots, logs) = list(&dir)?;
     let Some(&snapshot) = snapshots.last() else {
@@ -29,18 +34,37 @@ pub(super) fn verify(db: &Path) -> Result<()> {
     if frame_length(&bytes) != Some(bytes.len()) {
         return Err(damaged(&path, "not one whole frame"));
     }
-    let last = logs.last().copied();
-    for (log, expected) in logs.range(snapshot + 1..).zip(snapshot + 1..) {
-        let path = dir.join(format!("log_{log:016x}"));
-        if *log != expected {
-            return Err(damaged(
-                &path,
-                &format!("log {expected} before it is missing"),
-            ));
+    // The name of a log that is still empty need not be durable.
+    let recorded = if flush.log_bytes > 0 { flush.log } else { 0 };
+    let newest = logs.last().copied().unwrap_or(0).max(recorded);
+    // A snapshot holds every log up to its own number.
+    for log in snapshot + 1..=newest {
+        let path = log_path(&dir, log);
+        if !logs.contains(&log) {
+            return Err(damaged(&path, "missing"));
         }
-        verify_log(&path, Some(*log) == last)?;
+        let whole = match log {
+            _ if log < newest => None,
+            _ if log == flush.log => Some(flush.log_bytes),
+            _ => Some(0),
+        };
+        verify_log(&path, whole)?;
     }
     Ok(())
+}
+
+/// Number and length of the log that sled appends to.
+pub(super) fn newest_log(db: &Path) -> Result<(u64, u64)> {
+    let dir = db.join("metadata");
+    let (_, logs) = list(&dir)?;
+    let Some(&newest) = logs.last() else {
+        return Err(damaged(&dir, "no log"));
+    };
+    let path = log_path(&dir, newest);
+    let metadata = path
+        .metadata()
+        .map_err(|error| Fault::io("measure", &path, error))?;
+    Ok((newest, metadata.len()))
 }
 
 /// Makes sure that there is a log behind the newest snapshot, and no other snapshot.
@@ -55,7 +79,7 @@ pub(super) fn prepare(db: &Path) -> Result<()> {
         fs::remove_file(&path).map_err(|error| Fault::io("remove", &path, error))?;
     }
     if logs.last().is_none_or(|log| *log <= newest) {
-        let path = dir.join(format!("log_{:016x}", newest + 1));
+        let path = log_path(&dir, newest + 1);
         fs::File::create(&path).map_err(|error| Fault::io("create", &path, error))?;
     }
     sync(db)
@@ -69,21 +93,29 @@ pub(super) fn sync(db: &Path) -> Result<()> {
         .map_err(|error| Fault::io("sync", &dir, error))
 }
 
-/// Every frame must be whole up to the end; the last log may end in a torn one.
-fn verify_log(path: &Path, last: bool) -> Result<()> {
+/// Every frame up to `whole` (all if `None`) must be sound; behind that, one that was cut short may be the last.
+fn verify_log(path: &Path, whole: Option<u64>) -> Result<()> {
     let bytes = read(path)?;
     let mut offset = 0;
-    while offset < bytes.len() {
-        let Some(length) = frame_length(&bytes[offset..]) else {
-            // Only the flush that was cut short may be missing here; the marker knows its number.
-            return match last {
-                true => Ok(()),
-                false => Err(damaged(path, &format!("bad frame at offset {offset}"))),
-            };
-        };
+    while let Some(length) = frame_length(&bytes[offset..]) {
         offset += length;
     }
+    let torn = offset < bytes.len();
+    if (offset as u64) < whole.unwrap_or(bytes.len() as u64)
+        || torn && frame_follows(&bytes[offset..])
+    {
+        return Err(damaged(path, &format!("bad frame at offset {offset}")));
+    }
     Ok(())
+}
+
+/// Whether a sound frame stands anywhere behind the first byte.
+fn frame_follows(bytes: &[u8]) -> bool {
+    (1..bytes.len()).any(|offset| frame_length(&bytes[offset..]).is_some())
+}
+
+fn log_path(dir: &Path, log: u64) -> PathBuf {
+    dir.join(format!("log_{log:016x}"))
 }
 
 /// Length of the whole and sound frame that `bytes` begins with.

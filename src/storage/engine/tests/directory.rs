@@ -129,9 +129,15 @@ fn an_engine_that_went_back_is_refused() {
         drop(engine);
         let marker = "db.format";
         std::fs::copy(dir.path().join(marker), older.path().join(marker)).unwrap();
-        assert_eq!(
-            refusal(kind, older.path()),
-            "damaged data in <dir>/db: opened at flush 2, but flush 3 had been completed"
+        let expected = match kind {
+            // Its log is shorter than the marker says.
+            Kind::Sled => "<dir>/db/metadata/log_0000000000000001: bad frame at offset ",
+            _ => "<dir>/db: opened at flush 2, but flush 3 had been completed",
+        };
+        let refusal = refusal(kind, older.path());
+        assert!(
+            refusal.starts_with(&format!("damaged data in {expected}")),
+            "{refusal}"
         );
     }
 }

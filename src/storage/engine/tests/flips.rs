@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::*;
 use crate::storage::Result;
 
-/// Single bits flipped in each file; beside them sectors zeroed, files cut and removed.
-const FLIPS: usize = 6;
+/// Single bits flipped in a file of so many bytes; beside them a sector zeroed, the file cut and removed.
+fn flips(bytes: usize) -> usize {
+    (bytes / 10_000).clamp(2, 40)
+}
 
 /// What damage did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,7 +152,7 @@ fn damage_is_never_served() {
         for path in files(sound.path()) {
             let name = path.strip_prefix(sound.path()).unwrap();
             let bytes = std::fs::read(&path).unwrap();
-            for _ in 0..FLIPS * bytes.len().div_ceil(100_000) {
+            for _ in 0..flips(bytes.len()) {
                 let bit = random.usize(..bytes.len() * 8);
                 let mut damaged = bytes.clone();
                 flip(&mut damaged, bit);

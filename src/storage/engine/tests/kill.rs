@@ -59,7 +59,7 @@ fn writer() {
         tables.write(write(seed, index), index);
         match random.u16(..2000) {
             0 => tables.compact().unwrap(),
-            1..40 => {
+            1..15 => {
                 tables.flush().unwrap();
                 println!("flushed {index}");
             }
