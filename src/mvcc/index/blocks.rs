@@ -3,18 +3,22 @@
 //! One doubling array would stall the writer for as long as it takes to copy it (26 ms at a million
 //! elements); blocks of 256 bound every pause, and a search over them is still two binary searches.
 
+use std::collections::VecDeque;
+
 /// Elements a block holds when full. Only the first and the last block may hold fewer.
 pub(super) const BLOCK: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Blocks<T> {
     /// None of them empty.
-    blocks: Vec<Vec<T>>,
+    blocks: VecDeque<Vec<T>>,
 }
 
 impl<T: Copy> Blocks<T> {
     pub(super) fn new() -> Blocks<T> {
-        Blocks { blocks: Vec::new() }
+        Blocks {
+            blocks: VecDeque::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -22,19 +26,21 @@ impl<T: Copy> Blocks<T> {
     }
 
     pub(super) fn len(&self) -> usize {
-        match &self.blocks[..] {
-            [] => 0,
-            [only] => only.len(),
-            [first, middle @ .., last] => first.len() + middle.len() * BLOCK + last.len(),
+        let (Some(first), Some(last)) = (self.blocks.front(), self.blocks.back()) else {
+            return 0;
+        };
+        match self.blocks.len() {
+            1 => first.len(),
+            blocks => first.len() + (blocks - 2) * BLOCK + last.len(),
         }
     }
 
     pub(super) fn push(&mut self, element: T) {
-        let room = self.blocks.last().map_or(0, |last| BLOCK - last.len());
+        let room = self.blocks.back().map_or(0, |last| BLOCK - last.len());
         if room == 0 {
-            self.blocks.push(Vec::new());
+            self.blocks.push_back(Vec::new());
         }
-        let last = self.blocks.last_mut().expect("a block with room");
+        let last = self.blocks.back_mut().expect("a block with room");
         if last.len() == last.capacity() {
             // By half, and never beyond the block: most sequences stay very short.
             last.reserve_exact((last.len() / 2).max(2).min(BLOCK - last.len()));
@@ -42,16 +48,12 @@ impl<T: Copy> Blocks<T> {
         last.push(element);
     }
 
-    pub(super) fn first(&self) -> Option<&T> {
-        self.blocks.first()?.first()
-    }
-
     pub(super) fn last(&self) -> Option<&T> {
-        self.blocks.last()?.last()
+        self.blocks.back()?.last()
     }
 
     pub(super) fn last_mut(&mut self) -> Option<&mut T> {
-        self.blocks.last_mut()?.last_mut()
+        self.blocks.back_mut()?.last_mut()
     }
 
     /// The first element that stays if the first block is dropped and another one follows it.
@@ -87,22 +89,23 @@ impl<T: Copy> Blocks<T> {
 
     /// Drops the first `count` elements.
     pub(super) fn drop_front(&mut self, count: usize) {
-        let (mut whole, mut rest) = (0, count);
-        while let Some(block) = self.blocks.get(whole)
+        let mut rest = count;
+        while let Some(block) = self.blocks.front()
             && block.len() <= rest
         {
             rest -= block.len();
-            whole += 1;
+            self.blocks.pop_front();
         }
-        self.blocks.drain(..whole);
-        if rest > 0 {
-            self.blocks[0].drain(..rest);
-            self.blocks[0].shrink_to_fit();
+        if let Some(block) = self.blocks.front_mut()
+            && rest > 0
+        {
+            block.drain(..rest);
+            block.shrink_to_fit();
         }
     }
 
     pub(super) fn drop_first_block(&mut self) {
-        self.blocks.remove(0);
+        self.blocks.pop_front();
     }
 
     /// Bytes on the heap.
@@ -134,7 +137,6 @@ mod tests {
 
                 assert_eq!(blocks.len(), plain.len());
                 assert_eq!(blocks.is_empty(), plain.is_empty());
-                assert_eq!(blocks.first(), plain.first());
                 assert_eq!(blocks.last(), plain.last());
                 assert!(blocks.iter().eq(&plain));
                 for _ in 0..20.min(plain.len()) {

@@ -121,6 +121,10 @@ impl Entry {
 
     #[inline]
     pub(super) fn live_at(&self, revision: i64) -> bool {
+        // A life goes on until its end: no need to look for the version of that time.
+        if self.is_live() && self.newest.created() <= revision {
+            return true;
+        }
         self.stamp_at(revision).is_some_and(Stamp::is_live)
     }
 

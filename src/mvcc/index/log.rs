@@ -1,6 +1,10 @@
 //! How many keys of a subtree were live at each revision: a step function, appended to at its end.
 
+use super::blocks::BLOCK;
 use super::blocks::Blocks;
+
+/// The longest logs whose sum is worked out step by step: 0.2 ms.
+const SUM_LIMIT: usize = 64 * BLOCK;
 
 #[derive(Clone, Copy, Debug)]
 struct Step {
@@ -56,8 +60,12 @@ impl Log {
         log
     }
 
-    /// The log of two subtrees taken as one.
+    /// The log of two subtrees taken as one. It begins later if all of it were too long for a pause.
     pub(super) fn sum(a: &Log, b: &Log) -> Log {
+        if a.steps.len() + b.steps.len() > SUM_LIMIT {
+            let now = a.changed().max(b.changed());
+            return Log::starting(now, a.last() + b.last());
+        }
         let from = a.from.max(b.from);
         let beyond = |log: &Log| {
             let steps: Vec<(i64, u32)> = log.iter().filter(|(at, _)| *at > from).collect();
@@ -120,21 +128,28 @@ impl Log {
         self.steps.last().map_or(0, |step| step.live)
     }
 
+    /// The revision of the last change.
+    fn changed(&self) -> i64 {
+        let last = self.steps.last();
+        last.map_or(self.from, |step| self.base + i64::from(step.offset))
+    }
+
     /// The lowest revision at which a trim would free something.
     pub(super) fn droppable(&self) -> i64 {
         let second = self.steps.second_block();
         second.map_or(i64::MAX, |step| self.base + i64::from(step.offset))
     }
 
-    /// Forgets, by whole blocks, what only revisions before `revision` need. True if any did.
-    pub(super) fn trim(&mut self, revision: i64) -> bool {
-        let mut trimmed = false;
-        while self.droppable() <= revision {
+    /// Forgets, by up to `limit` whole blocks, what only revisions before `revision` need. Returns
+    /// the number of blocks.
+    pub(super) fn trim(&mut self, revision: i64, limit: usize) -> usize {
+        let mut dropped = 0;
+        while dropped < limit && self.droppable() <= revision {
             self.from = self.droppable();
             self.steps.drop_first_block();
-            trimmed = true;
+            dropped += 1;
         }
-        trimmed
+        dropped
     }
 
     fn iter(&self) -> impl Iterator<Item = (i64, u32)> {
@@ -196,14 +211,28 @@ mod tests {
     }
 
     #[test]
+    fn sum_of_long_logs_begins_at_their_last_change() {
+        let mut logs = [Log::new(), Log::new()];
+        for revision in 1..=SUM_LIMIT as i64 {
+            logs[revision as usize % 2].push(revision, revision as u32);
+        }
+        logs[0].push(SUM_LIMIT as i64 + 7, 5);
+        let sum = Log::sum(&logs[0], &logs[1]);
+        let last = SUM_LIMIT as i64 + 7;
+        assert_eq!(sum.at(last - 1), None);
+        assert_eq!(sum.at(last), Some(5 + logs[1].last()));
+    }
+
+    #[test]
     fn trim_drops_blocks_and_keeps_what_is_asked_for() {
         let mut log = Log::new();
         for revision in 1..=1000 {
             log.push(revision, revision as u32 * 2);
         }
         assert_eq!(log.droppable(), 257);
-        assert!(!log.trim(256));
-        assert!(log.trim(600));
+        assert_eq!(log.trim(256, 9), 0);
+        assert_eq!(log.trim(600, 1), 1);
+        assert_eq!(log.trim(600, 9), 1);
         assert_eq!(log.at(512), None);
         assert_eq!(log.at(513), Some(1026));
         assert_eq!(log.at(600), Some(1200));

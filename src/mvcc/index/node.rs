@@ -522,10 +522,9 @@ impl<const N: usize> Inner<N> {
     }
 
     fn compact(&mut self, revision: i64, allowed: &mut Allowance, freed: &mut Vec<Revision>) {
-        if let Some(log) = &mut self.log
-            && log.trim(revision)
-        {
-            allowed.nodes = allowed.nodes.saturating_sub(1);
+        if let Some(log) = &mut self.log {
+            let blocks = log.trim(revision, allowed.nodes);
+            allowed.nodes -= blocks;
         }
         let mut index = 0;
         while index < self.kids.len() && !allowed.is_spent() {
