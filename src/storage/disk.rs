@@ -1,8 +1,10 @@
-//! The file system as a seam: the real one, and one for tests that forgets what was not synced.
+//! The file system as a seam: the real one, and one for tests that forgets what was not synced ([`sim`]).
 //!
 //! Whatever is written, created, renamed or removed is only promised to survive a power loss once it was
 //! synced: contents with [`File::sync`], names with [`Disk::sync_dir`]. Files are made with mode 0600,
 //! directories with 0700.
+
+pub mod sim;
 
 use std::any::Any;
 use std::fs;
@@ -22,12 +24,12 @@ use rustix::fs::FallocateFlags;
 use super::Result;
 use crate::error::Fault;
 
-/// The file whose lock says that a directory is in use.
+/// Stands in for a directory that cannot be locked itself.
 const LOCK: &str = "LOCK";
 
 /// Directories and files, as much of them as the log and snapshots need.
 pub trait Disk: Send + Sync + 'static {
-    /// Makes the directory and the ones above it; one that is there already is left as it is.
+    /// Makes the directory and the ones above it, durably; those that are there are left as they are.
     fn create_dir(&self, path: &Path) -> Result<()>;
     /// Paths of everything in `dir`, in order of their names.
     fn list(&self, dir: &Path) -> Result<Vec<PathBuf>>;
@@ -38,7 +40,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes creations, renames and removals in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
     /// Keeps every other process, and this one, from locking `dir` again until the lock is dropped.
-    /// Refused at once if someone holds it.
+    /// Refused at once if someone holds it. Leaves no trace where the file system can lock directories.
     fn lock(&self, dir: &Path) -> Result<DirLock>;
 }
 
@@ -81,11 +83,17 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir(&self, path: &Path) -> Result<()> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| Fault::io("creating directory", path, error))
+        let creating = |error| Fault::io("creating directory", path, error);
+        let path = std::path::absolute(path).map_err(creating)?;
+        let missing: Vec<_> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
+        for dir in missing.into_iter().rev() {
+            match DirBuilder::new().mode(0o700).create(dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+                made => made.map_err(creating)?,
+            }
+            self.sync_dir(dir.parent().unwrap_or(dir))?;
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<PathBuf>> {
@@ -121,16 +129,22 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, dir: &Path) -> Result<DirLock> {
-        let path = dir.join(LOCK);
-        let file = open_options(true)
-            .open(&path)
-            .map_err(|error| Fault::io("opening", &path, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(DirLock {
-                _held: Box::new(file),
+        let failed = |error| Fault::io("locking", dir, error);
+        let directory = fs::File::open(dir).map_err(failed)?;
+        let held = match directory.try_lock() {
+            // Some network file systems only lock files that are open for writing.
+            Err(TryLockError::Error(_)) => {
+                let file = open_options(true).open(dir.join(LOCK)).map_err(failed)?;
+                file.try_lock().map(|()| file)
+            }
+            other => other.map(|()| directory),
+        };
+        match held {
+            Ok(held) => Ok(DirLock {
+                _held: Box::new(held),
             }),
             Err(TryLockError::WouldBlock) => Err(in_use(dir)),
-            Err(TryLockError::Error(error)) => Err(Fault::io("locking", &path, error)),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 }
