@@ -7,3 +7,4 @@ mod machine;
 #[allow(dead_code)]
 mod support;
 mod transcript;
+mod wal;

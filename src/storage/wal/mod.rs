@@ -129,11 +129,11 @@ impl Wal {
             options.segment_bytes
         );
         disk.create_dir(dir)?;
-        if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
-            disk.sync_dir(above)?;
-        }
         let lock = disk.lock(dir)?;
         let (writer, recovered) = Writer::open(disk, dir, options)?;
+        if !recovered.foreign.is_empty() {
+            tracing::warn!(files = ?recovered.foreign, "ignored files that are not the log's");
+        }
         let shared = Arc::new(Shared {
             published: writer.published().clone(),
             queue: Mutex::new(Queue {
@@ -192,7 +192,10 @@ impl Wal {
 
     /// Queues the commit mark; it becomes durable with whatever is synced next.
     pub fn save_committed(&self, committed: Bytes) {
-        self.shared.queue.lock().committed = Some(committed);
+        let mut queue = self.shared.queue.lock();
+        if queue.failed.is_none() {
+            queue.committed = Some(committed);
+        }
     }
 
     /// Queues the removal of every entry after `last` (all of them if `None`).
@@ -728,5 +731,7 @@ enum Change {
     Other(Record),
 }
 
+#[cfg(test)]
+mod campaign;
 #[cfg(test)]
 mod tests;

@@ -280,9 +280,11 @@ pub enum Sector {
     Spoiled,
 }
 
+const BLANK: [u8; SECTOR] = [0; SECTOR];
+
 /// Judges a sector, the `place`-th of its file. A short one is spoiled unless it is blank.
 pub fn judge(sector: &[u8], place: u64) -> Sector {
-    if sector.iter().all(|byte| *byte == 0) {
+    if sector == &BLANK[..sector.len()] {
         return Sector::Blank;
     }
     if sector.len() < SECTOR {
@@ -358,11 +360,14 @@ impl Frames {
     pub fn offset(&self) -> u64 {
         self.start + (self.at / BODY * SECTOR + self.at % BODY) as u64
     }
+}
+
+impl Iterator for Frames {
+    type Item = Result<(Record, Place), BadFrame>;
 
     /// The next record and its place; `None` at the end; an error if the bytes are not a frame that
     /// continues the chain.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Option<Result<(Record, Place), BadFrame>> {
+    fn next(&mut self) -> Option<Result<(Record, Place), BadFrame>> {
         let rest = &self.body[self.at..];
         if rest.iter().take(HEAD).all(|byte| *byte == 0) {
             return None;
@@ -476,6 +481,7 @@ mod tests {
         }
         assert_eq!(judge(&[0; SECTOR], 4), Sector::Blank);
         assert_eq!(judge(&bytes[..100], 1), Sector::Spoiled, "short");
+        assert_eq!(judge(&[], 9), Sector::Blank);
     }
 
     #[test]

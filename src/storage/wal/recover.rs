@@ -106,7 +106,7 @@ impl Listing {
                 let stale = stale_front(&files);
                 let stale: Vec<_> = files.drain(..stale).collect();
                 let (found, erase) = replay(&files, options)?;
-                blank(&*found.active.file, &erase, options)?;
+                settle(&*found.active.file, &erase, options)?;
                 for file in stale {
                     disk.remove(&file.path)?;
                 }
@@ -170,12 +170,13 @@ fn stale_front(files: &[Segment]) -> usize {
     gap.map_or(0, |at| at + 1)
 }
 
-/// Overwrites what is left of a torn group.
-fn blank(file: &dyn File, sectors: &[u64], options: &Options) -> Result<()> {
-    for at in sectors {
+/// Overwrites what is left of a torn group, and makes the rest durable: after a process was killed the last
+/// group may be complete in memory and not on disk, and nobody may rely on it before it is.
+fn settle(file: &dyn File, torn: &[u64], options: &Options) -> Result<()> {
+    for at in torn {
         file.write_at(&[0; SECTOR], *at)?;
     }
-    if sectors.is_empty() || options.no_sync {
+    if options.no_sync {
         return Ok(());
     }
     file.sync()

@@ -91,7 +91,7 @@ impl Header {
             sector[16 + i * 8..24 + i * 8].copy_from_slice(&number.to_le_bytes());
         }
         seal_sector(&mut sector, 0, self.group, 0);
-        (sector, crc32c::crc32c(&sector))
+        (sector, seed(&sector))
     }
 
     /// Reads and checks the header of the file at `path`, and returns it with the seed of its chain.
@@ -127,7 +127,7 @@ impl Header {
                 path.display()
             )));
         }
-        Ok((header, crc32c::crc32c(&sector)))
+        Ok((header, seed(&sector)))
     }
 
     fn decode(sector: &[u8; SECTOR], group: u64) -> Header {
@@ -148,6 +148,12 @@ impl Header {
             }),
         }
     }
+}
+
+/// The checksum that the first frame after a header continues. Not one of the whole sector: a checksum over
+/// bytes and their own checksum is the same for all bytes.
+fn seed(header: &[u8; SECTOR]) -> u32 {
+    crc32c::crc32c(&header[..BODY + 8])
 }
 
 const _: () = assert!(16 + 8 * 8 <= BODY);
@@ -207,6 +213,8 @@ impl Active {
         spares.disk.rename(&tmp, &active.path)?;
         spares.sync_dir()?;
         spares.release(slot);
+        // A handle that knows the new name, for the messages of the errors to come.
+        active.file = spares.disk.open(&active.path, false)?;
         Ok(active)
     }
 }
@@ -378,6 +386,108 @@ impl Spares {
         match self.no_sync {
             true => Ok(()),
             false => self.disk.sync_dir(&self.dir),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::sim::SimDisk;
+
+    fn header() -> Header {
+        Header {
+            sequence: 3,
+            first_index: 0x1f,
+            cluster_id: 0xcdf8,
+            member_id: 0x8e9e,
+            group: 77,
+            previous_chain: 5,
+            last: Some(Position { term: 2, index: 30 }),
+        }
+    }
+
+    /// What reading says of a file with this name and this first sector.
+    fn read(name: &str, sector: &[u8]) -> Result<(Header, u32)> {
+        let disk = SimDisk::new(0);
+        disk.create_dir(Path::new("/w"))?;
+        let path = Path::new("/w").join(name);
+        let file = disk.open(&path, true)?;
+        file.write_at(sector, 0)?;
+        Header::read(&*file, &path)
+    }
+
+    #[test]
+    fn names_say_sequence_and_first_index() {
+        let cases = [
+            ("0000000000000003-000000000000001f.wal", Some((3, 0x1f))),
+            ("0000000000000003-000000000000001F.wal", None),
+            ("+000000000000003-000000000000001f.wal", None),
+            ("3-1f.wal", None),
+            ("0000000000000003-000000000000001f.tmp", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_name(&Path::new("/w").join(text)), expected, "{text}");
+        }
+        assert_eq!(name(3, 0x1f), cases[0].0);
+    }
+
+    #[test]
+    fn header_comes_back() {
+        let (sector, seed) = header().encode();
+        assert_eq!(read(&name(3, 0x1f), &sector).unwrap(), (header(), seed));
+        let later = Header {
+            sequence: 4,
+            ..header()
+        };
+        assert_ne!(later.encode().1, seed);
+    }
+
+    #[test]
+    fn what_is_not_a_segment_of_ours_is_told_apart() {
+        let (sound, _) = header().encode();
+        let mut newer = sound;
+        newer[8] = 2;
+        seal_sector(&mut newer, 0, 77, 0);
+        let mut flipped = sound;
+        flipped[40] ^= 1;
+        let ours = name(3, 0x1f);
+        let cases = [
+            (
+                &ours,
+                &newer[..],
+                format!("/w/{ours} has format version 2, this program knows versions up to 1"),
+            ),
+            (
+                &ours,
+                &flipped[..],
+                format!("damaged data in /w/{ours} at byte 0: checksum mismatch in the header"),
+            ),
+            (
+                &ours,
+                &sound[..100],
+                format!("damaged data in /w/{ours} at byte 0: checksum mismatch in the header"),
+            ),
+            (
+                &ours,
+                &[0; 512][..],
+                format!("damaged data in /w/{ours} at byte 0: the header is blank"),
+            ),
+            (
+                &ours,
+                &[4, 0, 0, 0, 0, 0, 0, 132],
+                format!(
+                    "/w/{ours} is not a segment of this log; a write-ahead log of etcd itself cannot be taken over"
+                ),
+            ),
+            (
+                &name(4, 0x1f),
+                &sound[..],
+                format!("/w/{} was renamed, its header says {ours}", name(4, 0x1f)),
+            ),
+        ];
+        for (name, sector, expected) in cases {
+            assert_eq!(read(name, sector).unwrap_err().to_string(), expected);
         }
     }
 }
