@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod metrics;
+pub mod telemetry;
 pub mod text;
