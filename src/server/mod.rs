@@ -1,1 +1,5 @@
 //! The server.
+
+pub mod config;
+pub mod flags;
+pub mod url;
