@@ -1,5 +1,9 @@
 //! The server.
 
+pub mod body;
 pub mod config;
 pub mod flags;
+pub mod grpc;
+pub mod listener;
+pub mod process;
 pub mod url;
