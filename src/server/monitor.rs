@@ -3,23 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing::warn;
 
 use super::config::Config;
+use super::config::Retention;
 use super::flags::GATES;
 use super::member::CLUSTER_VERSION;
 use super::member::Member;
 use super::member::VERSION;
 use super::process;
+use super::url::Url;
 use crate::error::Error;
 use crate::machine::Command;
 use crate::proto::kvpb::Attributes;
 use crate::proto::kvpb::ClusterMemberAttrSetRequest;
 use crate::proto::kvpb::ClusterVersionSetRequest;
 use crate::util::metrics;
-use crate::util::telemetry::raw;
+use crate::util::telemetry::fields;
 use crate::util::text;
 
 const FILES_INTERVAL: Duration = Duration::from_secs(600);
@@ -179,84 +182,161 @@ pub async fn defragment_at_start(member: &Arc<Member>) {
 
 /// The line that tells how the server starts; tools read its fields.
 pub fn log_start(config: &Config, initialized: bool) {
+    let mut all = identity_fields(config, initialized);
+    all.extend(cluster_fields(config));
+    all.extend(limit_fields(config));
+    info!("" = ?fields(all), "starting an etcd server");
+}
+
+type Fields = Vec<(&'static str, Value)>;
+
+fn urls(urls: &[Url]) -> Value {
+    urls.iter().map(|url| url.to_string()).collect()
+}
+
+fn nanos(config: &Config, name: &str) -> Value {
+    let nanos = u64::try_from(config.typed.duration(name)).unwrap_or(0);
+    text::format_duration(Duration::from_nanos(nanos)).into()
+}
+
+fn identity_fields(config: &Config, initialized: bool) -> Fields {
     let typed = &config.typed;
-    let list = |urls: &[super::url::Url]| {
-        raw(urls.iter().map(|url| url.to_string()).collect::<Vec<_>>())
-    };
-    let nanos = |name: &str| {
-        let nanos = u64::try_from(typed.duration(name)).unwrap_or(0);
-        text::format_duration(Duration::from_nanos(nanos))
-    };
     let wal_dir = config
         .wal_dir
         .as_ref()
         .map_or_else(String::new, |dir| dir.display().to_string());
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let (retention, interval) = retention_text(config);
-    info!(
-        "etcd-version" = VERSION,
-        "git-sha" = option_env!("KV_GIT_SHA").unwrap_or("unknown"),
-        "go-version" = "none",
-        "go-os" = std::env::consts::OS,
-        "go-arch" = "amd64",
-        "max-cpu-set" = 1,
-        "max-cpu-available" = cpus,
-        "member-initialized" = initialized,
-        name = config.name,
-        "data-dir" = %config.data_dir.display(),
-        "wal-dir" = wal_dir,
-        "wal-dir-dedicated" = wal_dir,
-        "member-dir" = %config.data_dir.join("member").display(),
-        "force-new-cluster" = typed.bool("force-new-cluster"),
-        "heartbeat-interval" = %text::format_duration(config.heartbeat),
-        "election-timeout" = %text::format_duration(config.election),
-        "initial-election-tick-advance" = typed.bool("initial-election-tick-advance"),
-        "snapshot-count" = config.snapshot_count,
-        "max-wals" = config.max_wals,
-        "max-snapshots" = typed.uint("max-snapshots"),
-        "snapshot-catchup-entries" = config.catchup_entries,
-        "initial-advertise-peer-urls" = ?list(&config.advertise_peer),
-        "listen-peer-urls" = ?list(&config.listen_peer),
-        "advertise-client-urls" = ?list(&config.advertise_client),
-        "listen-client-urls" = ?list(&config.listen_client),
-        "listen-metrics-urls" = ?list(&config.listen_metrics),
-        "initial-cluster" = config.initial_cluster,
-        "initial-cluster-state" = typed.text("initial-cluster-state"),
-        "initial-cluster-token" = config.token,
-        "starting an etcd server"
-    );
-    // The fields of one event are limited in number; a second line has the rest of etcd's.
-    info!(
-        "local-address" = "",
-        cors = ?raw(config.cors.clone()),
-        "host-whitelist" = ?raw(config.host_whitelist.clone()),
-        "quota-backend-bytes" = config.effective_quota(),
-        "max-request-bytes" = config.max_request_bytes,
-        "max-concurrent-streams" = config.max_concurrent_streams,
-        "pre-vote" = config.pre_vote,
-        "feature-gates" = typed.list("feature-gates").join(","),
-        "initial-corrupt-check" = config.gate("InitialCorruptCheck"),
-        "corrupt-check-time-interval" = nanos("corrupt-check-time"),
-        "compact-check-time-interval" = nanos("compact-hash-check-time"),
-        "auto-compaction-mode" = typed.text("auto-compaction-mode"),
-        "auto-compaction-retention" = retention,
-        "auto-compaction-interval" = interval,
-        "downgrade-check-interval" = nanos("downgrade-check-time"),
-        "max-learners" = typed.int("max-learners"),
-        "v2-deprecation" = "write-only",
-        "storage-engine" = config.storage_engine,
-        "value-cache-bytes" = config.cache_bytes,
-        "settings of the server"
-    );
+    vec![
+        ("etcd-version", VERSION.into()),
+        ("git-sha", env!("CARGO_PKG_VERSION").into()),
+        ("go-version", "none".into()),
+        ("go-os", "linux".into()),
+        ("go-arch", "amd64".into()),
+        ("max-cpu-set", 1.into()),
+        ("max-cpu-available", cpus.into()),
+        ("member-initialized", initialized.into()),
+        ("name", config.name.clone().into()),
+        ("data-dir", config.data_dir.display().to_string().into()),
+        ("wal-dir", wal_dir.clone().into()),
+        ("wal-dir-dedicated", wal_dir.into()),
+        (
+            "member-dir",
+            config.data_dir.join("member").display().to_string().into(),
+        ),
+        ("force-new-cluster", typed.bool("force-new-cluster").into()),
+        (
+            "heartbeat-interval",
+            text::format_duration(config.heartbeat).into(),
+        ),
+        (
+            "election-timeout",
+            text::format_duration(config.election).into(),
+        ),
+        (
+            "initial-election-tick-advance",
+            typed.bool("initial-election-tick-advance").into(),
+        ),
+        ("snapshot-count", config.snapshot_count.into()),
+        ("max-wals", config.max_wals.into()),
+        ("max-snapshots", typed.uint("max-snapshots").into()),
+        ("snapshot-catchup-entries", config.catchup_entries.into()),
+    ]
 }
 
-fn retention_text(config: &Config) -> (String, String) {
-    use super::config::Retention;
+fn cluster_fields(config: &Config) -> Fields {
+    let typed = &config.typed;
+    vec![
+        ("initial-advertise-peer-urls", urls(&config.advertise_peer)),
+        ("listen-peer-urls", urls(&config.listen_peer)),
+        ("advertise-client-urls", urls(&config.advertise_client)),
+        ("listen-client-urls", urls(&config.listen_client)),
+        ("listen-metrics-urls", urls(&config.listen_metrics)),
+        ("local-address", "".into()),
+        ("cors", config.cors.clone().into()),
+        ("host-whitelist", config.host_whitelist.clone().into()),
+        ("initial-cluster", config.initial_cluster.clone().into()),
+        (
+            "initial-cluster-state",
+            typed.text("initial-cluster-state").into(),
+        ),
+        ("initial-cluster-token", config.token.clone().into()),
+    ]
+}
+
+fn limit_fields(config: &Config) -> Fields {
+    let typed = &config.typed;
     let retention = match config.retention {
         Retention::Nothing => Duration::ZERO,
         Retention::Period(period) => period,
         Retention::Revisions(revisions) => Duration::from_nanos(revisions.unsigned_abs()),
     };
-    let text = text::format_duration(retention);
-    (text.clone(), text)
+    let retention = text::format_duration(retention);
+    let mut fields: Fields = vec![
+        ("quota-backend-bytes", config.effective_quota().into()),
+        ("max-request-bytes", config.max_request_bytes.into()),
+        (
+            "max-concurrent-streams",
+            config.max_concurrent_streams.into(),
+        ),
+        ("pre-vote", config.pre_vote.into()),
+        ("feature-gates", typed.list("feature-gates").join(",").into()),
+        (
+            "initial-corrupt-check",
+            config.gate("InitialCorruptCheck").into(),
+        ),
+        (
+            "corrupt-check-time-interval",
+            nanos(config, "corrupt-check-time"),
+        ),
+        (
+            "compact-check-time-interval",
+            nanos(config, "compact-hash-check-time"),
+        ),
+        (
+            "auto-compaction-mode",
+            typed.text("auto-compaction-mode").into(),
+        ),
+        ("auto-compaction-retention", retention.clone().into()),
+        ("auto-compaction-interval", retention.into()),
+    ];
+    for name in [
+        "discovery-dial-timeout",
+        "discovery-request-timeout",
+        "discovery-keepalive-time",
+        "discovery-keepalive-timeout",
+    ] {
+        fields.push((name, nanos(config, name)));
+    }
+    for name in [
+        "discovery-token",
+        "discovery-cert",
+        "discovery-key",
+        "discovery-cacert",
+        "discovery-user",
+    ] {
+        fields.push((name, typed.text(name).into()));
+    }
+    fields.extend([
+        (
+            "discovery-endpoints",
+            typed.list("discovery-endpoints").join(",").into(),
+        ),
+        (
+            "discovery-insecure-transport",
+            typed.bool("discovery-insecure-transport").into(),
+        ),
+        (
+            "discovery-insecure-skip-tls-verify",
+            typed.bool("discovery-insecure-skip-tls-verify").into(),
+        ),
+        (
+            "downgrade-check-interval",
+            nanos(config, "downgrade-check-time"),
+        ),
+        ("max-learners", typed.int("max-learners").into()),
+        ("v2-deprecation", "write-only".into()),
+        ("storage-engine", config.storage_engine.clone().into()),
+        ("value-cache-bytes", config.cache_bytes.into()),
+    ]);
+    fields
 }

@@ -184,6 +184,26 @@ impl fmt::Debug for Raw {
     }
 }
 
+/// Many fields as one; `"" = ?fields(..)` puts them into the line one by one, where an event has no room.
+pub struct Spliced(Vec<(&'static str, serde_json::Value)>);
+
+pub fn fields(list: Vec<(&'static str, serde_json::Value)>) -> Spliced {
+    Spliced(list)
+}
+
+const FIELDS_MARK: &str = "\u{1}fields\u{1}";
+
+impl fmt::Debug for Spliced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(FIELDS_MARK)?;
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{}:{value}", quoted(name))?;
+        }
+        Ok(())
+    }
+}
+
 /// The subscriber: lines for events, nothing for spans.
 struct Writer;
 
@@ -275,6 +295,10 @@ impl Visit for Fields {
             self.message = text;
         } else if let Some(json) = text.strip_prefix(RAW_MARK) {
             self.push(field, json);
+        } else if let Some(fields) = text.strip_prefix(FIELDS_MARK) {
+            let comma = if self.rest.is_empty() { "" } else { "," };
+            self.rest.push_str(comma);
+            self.rest.push_str(fields);
         } else {
             self.push(field, &quoted(&text));
         }
