@@ -23,7 +23,9 @@ pub fn of<T>(request: &tonic::Request<T>) -> Caller {
 
 /// Returns true if the caller wants to hear at once that there is no leader. Only the first value counts.
 pub fn needs_leader(headers: &HeaderMap) -> bool {
-    headers.get("hasleader").is_some_and(|value| value == "true")
+    headers
+        .get("hasleader")
+        .is_some_and(|value| value == "true")
 }
 
 /// Checks and counts the API version that clients name.

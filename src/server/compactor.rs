@@ -351,10 +351,7 @@ mod tests {
     #[test]
     fn a_longer_period_is_compacted_every_hour() {
         let period = 3 * HOUR;
-        assert_eq!(
-            compactions(period, 55),
-            [(30, 1), (40, 10), (50, 20)]
-        );
+        assert_eq!(compactions(period, 55), [(30, 1), (40, 10), (50, 20)]);
     }
 
     #[test]

@@ -60,7 +60,7 @@ async fn revoke(member: &Member, expired: &[LeaseId]) {
         return;
     }
     let request = LeaseExpireRequest {
-        i_ds: expired.iter().map(|id| id.0).collect(),
+        leases: expired.iter().map(|id| id.0).collect(),
     };
     match member.propose(Command::LeaseExpire(request)).await {
         Ok(_) => metrics::LEASES_EXPIRED.inc_by(expired.len() as u64),

@@ -270,7 +270,10 @@ fn is_passing(error: &io::Error) -> bool {
 
 enum Acceptor {
     Tcp(TcpListener),
-    Unix(UnixListener, RemoveOnDrop),
+    Unix {
+        listener: UnixListener,
+        _file: RemoveOnDrop,
+    },
 }
 
 /// A socket's file goes with its listener.
@@ -286,9 +289,10 @@ impl Acceptor {
     fn new(listener: Listener) -> io::Result<Acceptor> {
         Ok(match listener {
             Listener::Tcp(listener) => Acceptor::Tcp(TcpListener::from_std(listener)?),
-            Listener::Unix(listener, path) => {
-                Acceptor::Unix(UnixListener::from_std(listener)?, RemoveOnDrop(path))
-            }
+            Listener::Unix(listener, path) => Acceptor::Unix {
+                listener: UnixListener::from_std(listener)?,
+                _file: RemoveOnDrop(path),
+            },
         })
     }
 
@@ -303,7 +307,7 @@ impl Acceptor {
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 Ok((Stream::Tcp(stream), address.to_string().into()))
             }
-            Acceptor::Unix(listener, _) => {
+            Acceptor::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Stream::Unix(stream), "@".into()))
             }

@@ -21,6 +21,7 @@ mod signals;
 mod tasks;
 pub mod url;
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::ToSocketAddrs;
 use std::net::UdpSocket;
@@ -81,10 +82,12 @@ const KEEPER_DRAIN: Duration = Duration::from_secs(2);
 /// A file limit at or below this leaves nothing for connections.
 const FEWEST_FILES: u64 = 150;
 
-/// Runs the server with the given command line (without the program's name).
-pub fn main(args: &[String]) -> ExitCode {
+/// Runs the server with the given command line, the program's name first.
+pub fn main(args: Vec<OsString>) -> ExitCode {
     telemetry::init();
-    let typed = match flags::parse(args) {
+    let words = args.iter().skip(1).map(|word| word.to_string_lossy());
+    let words: Vec<String> = words.map(|word| word.into_owned()).collect();
+    let typed = match flags::parse(&words) {
         Ok(flags::Request::Run(typed)) => typed,
         Ok(flags::Request::Version) => {
             print!("{}", version_text());
@@ -169,7 +172,9 @@ fn refuse_early(reason: &str) -> ExitCode {
 fn config_file(typed: &Typed, environment: &[(String, String)]) -> Option<String> {
     let typed = Some(typed.text("config-file")).filter(|path| !path.is_empty());
     let variable = || {
-        let found = environment.iter().find(|(key, _)| key == "ETCD_CONFIG_FILE");
+        let found = environment
+            .iter()
+            .find(|(key, _)| key == "ETCD_CONFIG_FILE");
         found.map(|(_, value)| value.as_str())
     };
     typed
@@ -188,16 +193,13 @@ fn from_file(path: &str) -> Result<Typed, ExitCode> {
     Ok(typed)
 }
 
-fn from_environment(
-    mut typed: Typed,
-    environment: &[(String, String)],
-) -> Result<Typed, ExitCode> {
+fn from_environment(mut typed: Typed, environment: &[(String, String)]) -> Result<Typed, ExitCode> {
     match flags::read_environment(&mut typed, environment) {
         Ok(notes) => notes.into_iter().for_each(note),
         Err(Conflict::Shadowed(name)) => {
             error!(
                 target: telemetry::FATAL,
-                "environment-variable" = name,
+                { "environment-variable" = name },
                 "conflicting environment variable is shadowed by corresponding command-line flag (either unset environment variable or disable flag))"
             );
             return Err(ExitCode::from(REFUSED));
@@ -262,7 +264,7 @@ fn start(config: Config) -> ExitCode {
 
 /// Every failure to start is told in etcd's misleading words; the reason is in `error`.
 fn fail(reason: &str) -> ExitCode {
-    error!(target: telemetry::FATAL, error = reason, "discovery failed");
+    error!(target: telemetry::FATAL, { error = reason }, "discovery failed");
     ExitCode::from(REFUSED)
 }
 
@@ -278,7 +280,9 @@ impl Sockets {
     fn bind(config: &Config) -> Result<Sockets, String> {
         let (_, files) = process::files();
         if files <= FEWEST_FILES {
-            return Err(format!("file descriptor limit[{files}] of etcd process is too low"));
+            return Err(format!(
+                "file descriptor limit[{files}] of etcd process is too low"
+            ));
         }
         let bind = |urls: &[Url]| -> Result<Vec<Bound>, String> {
             let bound = urls.iter().map(|url| Bound::bind(url, config));
@@ -306,7 +310,11 @@ fn classify(config: &Config) -> Result<bool, String> {
         warn!("data-dir" = dir, "'data-dir' was empty; using default");
     }
     let mut initialized = false;
-    for entry in fs::read_dir(&config.data_dir).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(&config.data_dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         match entry.file_name().to_string_lossy().as_ref() {
             "member" => initialized = true,
             "proxy" => return Err(format!("invalid datadir {dir}: it belongs to a v2 proxy")),
@@ -375,7 +383,8 @@ fn raft_options(config: &Config) -> Result<raft::Options, String> {
             state: raft::InitialState::New,
             advertise_peer_urls: config.advertise_peer.iter().map(Url::to_string).collect(),
         },
-        engine: engine.map_err(|_| format!("unknown storage engine {:?}", config.storage_engine))?,
+        engine: engine
+            .map_err(|_| format!("unknown storage engine {:?}", config.storage_engine))?,
         timing: raft::Timing {
             heartbeat: config.heartbeat,
             election: config.election,

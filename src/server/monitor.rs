@@ -111,7 +111,10 @@ async fn settle_version(member: &Member) -> Result<(), Error> {
         "cluster-version" = CLUSTER_VERSION,
         "enabled capabilities for version"
     );
-    info!("cluster-version" = CLUSTER_VERSION, "cluster version is updated");
+    info!(
+        "cluster-version" = CLUSTER_VERSION,
+        "cluster version is updated"
+    );
     metrics::CLUSTER_VERSION
         .with_label_values(&[CLUSTER_VERSION])
         .set(1);
@@ -279,7 +282,10 @@ fn limit_fields(config: &Config) -> Fields {
             config.max_concurrent_streams.into(),
         ),
         ("pre-vote", config.pre_vote.into()),
-        ("feature-gates", typed.list("feature-gates").join(",").into()),
+        (
+            "feature-gates",
+            typed.list("feature-gates").join(",").into(),
+        ),
         (
             "initial-corrupt-check",
             config.gate("InitialCorruptCheck").into(),

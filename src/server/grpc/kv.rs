@@ -47,7 +47,10 @@ macro_rules! expect_reply {
     ($reply:expr, $variant:ident) => {
         match $reply {
             Reply::$variant(response) => response,
-            other => unreachable!(concat!("the reply to a ", stringify!($variant), " is {:?}"), other),
+            other => unreachable!(
+                concat!("the reply to a ", stringify!($variant), " is {:?}"),
+                other
+            ),
         }
     };
 }
@@ -106,7 +109,11 @@ impl Service {
         self.member.node.read_index().await
     }
 
-    async fn put(&self, caller: crate::raft::Caller, request: PutRequest) -> Result<PutResponse, Error> {
+    async fn put(
+        &self,
+        caller: crate::raft::Caller,
+        request: PutRequest,
+    ) -> Result<PutResponse, Error> {
         let command = Command::Put(request);
         self.member.check_space(mvcc::cost(&command)).await?;
         if let Command::Put(request) = &command {
@@ -118,7 +125,11 @@ impl Service {
         Ok(response)
     }
 
-    async fn txn(&self, caller: crate::raft::Caller, request: TxnRequest) -> Result<TxnResponse, Error> {
+    async fn txn(
+        &self,
+        caller: crate::raft::Caller,
+        request: TxnRequest,
+    ) -> Result<TxnResponse, Error> {
         let cost = mvcc::txn::cost(&request);
         self.member.check_space(cost).await?;
         mvcc::txn::check(&request, self.member.config.max_txn_ops)?;
@@ -157,7 +168,10 @@ impl Service {
 
 #[tonic::async_trait]
 impl Kv for Service {
-    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
         let stats = Stats::begin(&request, "/etcdserverpb.KV/Range");
         let request = request.into_inner();
         mvcc::check_range(&request).map_err(Status::from)?;
@@ -173,7 +187,8 @@ impl Kv for Service {
         Ok(Response::new(response))
     }
 
-    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
+    type RangeStreamStream =
+        Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(
         &self,
@@ -270,9 +285,7 @@ impl Kv for Service {
 async fn next_chunk(member: &Member, chunks: &mut Chunks) -> Result<RangeStreamResponse, Status> {
     tokio::task::yield_now().await;
     let pending = chunks.gather(&member.node.machine().store)?;
-    let mut chunk = pending
-        .load(&**member.node.tables())
-        .map_err(Error::from)?;
+    let mut chunk = pending.load(&**member.node.tables()).map_err(Error::from)?;
     if chunk.header.is_some() {
         member.fill(&mut chunk.header);
     }

@@ -170,9 +170,8 @@ impl Service {
         }
         Ok(DowngradeResponse {
             header: Some(self.member.header()),
-            version: major_minor(&current).map_or(current.clone(), |(major, minor)| {
-                format!("{major}.{minor}")
-            }),
+            version: major_minor(&current)
+                .map_or(current.clone(), |(major, minor)| format!("{major}.{minor}")),
         })
     }
 }
@@ -351,7 +350,10 @@ impl Sender {
             tokio::task::yield_now().await;
         }
         let remaining = export.total().unwrap_or(0);
-        info!("total-bytes" = remaining, "sending database snapshot to client");
+        info!(
+            "total-bytes" = remaining,
+            "sending database snapshot to client"
+        );
         Ok(Sender {
             member,
             export,
@@ -427,7 +429,13 @@ mod tests {
         for (target, want) in cases {
             assert_eq!(downgrade_target(target, "3.7", false), want, "{target}");
         }
-        assert_eq!(downgrade_target("3.6", "3.7", true), Err(DowngradeInProcess));
-        assert_eq!(downgrade_target("3.6", "", false), Err(ClusterVersionUnavailable));
+        assert_eq!(
+            downgrade_target("3.6", "3.7", true),
+            Err(DowngradeInProcess)
+        );
+        assert_eq!(
+            downgrade_target("3.6", "", false),
+            Err(ClusterVersionUnavailable)
+        );
     }
 }

@@ -141,7 +141,10 @@ fn deadline_exceeded() -> Status {
 }
 
 fn refuse(status: &Status) -> Response<Body> {
-    status.clone().into_http::<tonic::body::Body>().map(|_| Body::empty())
+    status
+        .clone()
+        .into_http::<tonic::body::Body>()
+        .map(|_| Body::empty())
 }
 
 fn unimplemented(method: &Method) -> Status {

@@ -39,8 +39,7 @@ struct Method(Arc<Member>);
 impl StreamingService<WatchRequest> for Method {
     type Response = Frame;
     type ResponseStream = Responses;
-    type Future =
-        Pin<Box<dyn Future<Output = Result<tonic::Response<Responses>, Status>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Responses>, Status>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<WatchRequest>>) -> Self::Future {
         let member = self.0.clone();

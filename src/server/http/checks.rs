@@ -56,7 +56,12 @@ pub async fn run(member: &Member, root: Root<'_>, query: &str) -> Response<Body>
     }
     let chosen: Vec<&'static str> = match root.only {
         None => root.checks.iter().copied().collect(),
-        Some(only) => root.checks.iter().copied().filter(|name| *name == only).collect(),
+        Some(only) => root
+            .checks
+            .iter()
+            .copied()
+            .filter(|name| *name == only)
+            .collect(),
     };
     if chosen.is_empty() {
         return not_found();

@@ -86,7 +86,12 @@ impl Http {
             .headers()
             .get(header::HOST)
             .and_then(|host| host.to_str().ok())
-            .or_else(|| request.uri().authority().map(|authority| authority.as_str()))
+            .or_else(|| {
+                request
+                    .uri()
+                    .authority()
+                    .map(|authority| authority.as_str())
+            })
             .unwrap_or_default();
         let host = without_port(given);
         if host_allowed(&self.member.config.host_whitelist, host) {
@@ -164,7 +169,9 @@ impl Http {
         }
         let mut response = answer(StatusCode::OK, EXPOSITION, gzip(text.as_bytes()));
         let gzip = HeaderValue::from_static("gzip");
-        response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, gzip);
         response
     }
 
@@ -253,9 +260,8 @@ fn version(member: &Member) -> Response<Body> {
     } else {
         &storage
     };
-    let text = format!(
-        r#"{{"etcdserver":"{VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#
-    );
+    let text =
+        format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#);
     answer(StatusCode::OK, JSON, text)
 }
 
@@ -425,10 +431,7 @@ mod tests {
     #[test]
     fn parameters_may_repeat_or_lack_a_value() {
         let query = "exclude=A&verbose&exclude=B";
-        assert_eq!(
-            parameters(query, "exclude").collect::<Vec<_>>(),
-            ["A", "B"]
-        );
+        assert_eq!(parameters(query, "exclude").collect::<Vec<_>>(), ["A", "B"]);
         assert_eq!(parameters(query, "verbose").count(), 1);
         assert_eq!(parameters("", "verbose").count(), 0);
     }

@@ -143,7 +143,7 @@ fn probe() -> Response<Body> {
 async fn lease(member: &Member, request: Request<Incoming>) -> Response<Body> {
     let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
         return error(
-            StatusCode::REQUEST_ENTITY_TOO_LARGE,
+            StatusCode::PAYLOAD_TOO_LARGE,
             "error reading body: http: request body too large",
         );
     };
@@ -179,9 +179,7 @@ fn promote(member: &Member, id: &str) -> Response<Body> {
     };
     let checked = member.node.machine().cluster.check_promote(id);
     let response = match checked {
-        Err(ApiError::MemberNotFound) => {
-            error(StatusCode::NOT_FOUND, "membership: ID not found")
-        }
+        Err(ApiError::MemberNotFound) => error(StatusCode::NOT_FOUND, "membership: ID not found"),
         Err(ApiError::MemberNotLearner) => error(
             StatusCode::PRECONDITION_FAILED,
             "membership: can only promote a learner member",

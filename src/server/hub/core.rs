@@ -206,8 +206,7 @@ impl Core {
                 canceled: true,
                 ..WatchResponse::default()
             };
-            of.outbox
-                .push(Frame::control(header, watch_id, &canceled));
+            of.outbox.push(Frame::control(header, watch_id, &canceled));
             self.forget(id);
         }
     }
@@ -237,11 +236,8 @@ impl Core {
             };
             let busy = std::mem::take(&mut watcher.busy);
             if watcher.progress && !busy && watcher.is_told(self.tip) && of.outbox.has_room() {
-                let told = Frame::control(
-                    header.clone(),
-                    watcher.watch_id,
-                    &WatchResponse::default(),
-                );
+                let told =
+                    Frame::control(header.clone(), watcher.watch_id, &WatchResponse::default());
                 of.outbox.push(told);
             }
         }
@@ -261,7 +257,8 @@ impl Core {
     fn dispatch_revision(&mut self, events: &[Arc<Event>], previous: &mut Previous<'_>) {
         let mut hits: Vec<(u64, usize)> = Vec::new();
         for (at, event) in events.iter().enumerate() {
-            self.matching.matching(&event.kv.key, |id| hits.push((id, at)));
+            self.matching
+                .matching(&event.kv.key, |id| hits.push((id, at)));
         }
         if hits.is_empty() {
             return;
@@ -339,7 +336,7 @@ impl Core {
         while let Some(&(next, id)) = self.behind.first() {
             let watcher = self.watchers.get_mut(&id)?;
             let outbox = self.streams.get(&watcher.stream).map(|of| &of.outbox);
-            if outbox.is_some_and(|outbox| outbox.is_empty()) {
+            if outbox.is_some_and(|outbox| outbox.is_light()) {
                 return Some(next);
             }
             watcher.state = State::Parked;
@@ -697,7 +694,12 @@ mod tests {
         bench.catch_up(2);
         assert_eq!(
             bench.read(),
-            ["0 created rev 5", "0 a@2 rev 5", "0 a@3 a@4 rev 5", "0 a@5 rev 5"]
+            [
+                "0 created rev 5",
+                "0 a@2 rev 5",
+                "0 a@3 a@4 rev 5",
+                "0 a@5 rev 5"
+            ]
         );
         bench.write("a");
         assert_eq!(bench.read(), ["0 a@6 rev 6"]);

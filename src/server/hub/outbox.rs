@@ -1,7 +1,7 @@
 //! The bounded queue between the hub and one watch stream.
 //!
 //! The hub pushes while there is room. Once there is none, the stream's watchers fall behind, and the
-//! stream asks to be fed again when it has sent everything it had.
+//! stream asks to be fed again when it has sent nearly everything it had.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use crate::util::metrics;
 /// Responses that may wait, and the bytes they may have. One response is taken whatever its size.
 const FRAMES: usize = 1024;
 const BYTES: usize = 1 << 20;
+/// A queue this short is about to run dry: the stream may be given history.
+const LIGHT_FRAMES: usize = 16;
+const LIGHT_BYTES: usize = 64 << 10;
 /// What a frame costs beside its bytes.
 const FRAME_OVERHEAD: usize = 128;
 
@@ -49,7 +52,7 @@ struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     reader: Option<Waker>,
-    /// The hub waits for the queue to be empty.
+    /// The hub waits for the queue to be light.
     starved: bool,
     /// How the stream ends once the queue is empty.
     end: End,
@@ -61,6 +64,12 @@ enum End {
     Open,
     With(Status),
     Ended,
+}
+
+impl Queue {
+    fn is_light(&self) -> bool {
+        self.frames.len() < LIGHT_FRAMES && self.bytes < LIGHT_BYTES
+    }
 }
 
 pub struct Outbox {
@@ -95,9 +104,9 @@ impl Outbox {
         self.check(|queue| queue.frames.len() < FRAMES && queue.bytes < BYTES)
     }
 
-    /// Returns true if everything has been sent; if not, the stream reports when it has.
-    pub fn is_empty(&self) -> bool {
-        self.check(|queue| queue.frames.is_empty())
+    /// Returns true if nearly everything has been sent; if not, the stream reports when it has.
+    pub fn is_light(&self) -> bool {
+        self.check(Queue::is_light)
     }
 
     fn check(&self, holds: impl Fn(&Queue) -> bool) -> bool {
@@ -134,7 +143,7 @@ impl Outbox {
         queue.bytes -= bytes;
         self.drained.waiting.fetch_sub(bytes, Ordering::Relaxed);
         metrics::PENDING_EVENTS.sub(frame.events.as_slice().len() as i64);
-        if queue.starved && queue.frames.is_empty() {
+        if queue.starved && queue.is_light() {
             queue.starved = false;
             self.drained.streams.lock().push(self.stream);
             self.drained.notify.notify_one();
