@@ -99,7 +99,7 @@ impl Outbox {
         }
     }
 
-    /// Returns true if another response may be queued; if not, the stream reports when it is empty.
+    /// Returns true if another response may be queued; if not, the stream reports when it is light.
     pub fn has_room(&self) -> bool {
         self.check(|queue| queue.frames.len() < FRAMES && queue.bytes < BYTES)
     }
