@@ -5,28 +5,29 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kv::bench;
+use kv::ctl;
 use kv::server;
+
+mod about;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const USAGE: &str = "usage: kv server|bench ...";
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let called = args.first().and_then(|path| Path::new(path).file_name());
     let program = match called.and_then(|name| name.to_str()) {
         Some("etcd") => "server".into(),
+        Some("etcdctl") => "ctl".into(),
+        Some("etcdutl") => "utl".into(),
         Some("benchmark") => "bench".into(),
         _ if args.len() > 1 => args.remove(1),
-        _ => OsString::new(),
+        _ => "--help".into(),
     };
-    match program.to_str() {
-        Some("server") => server::main(args),
-        Some("bench") => bench::main(args),
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(1)
-        }
+    match program.to_string_lossy().as_ref() {
+        "server" => server::main(args),
+        "ctl" => ctl::main(args),
+        "bench" => bench::main(args.into_iter().skip(1)),
+        question => about::main(question, &args[1..]),
     }
 }

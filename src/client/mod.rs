@@ -7,6 +7,7 @@
 
 mod admin;
 mod channel;
+mod concurrency;
 mod endpoint;
 mod error;
 mod kv;
@@ -23,6 +24,9 @@ pub use admin::Auth;
 pub use admin::Cluster;
 pub use admin::Maintenance;
 pub use channel::Responses;
+pub use concurrency::Observer;
+pub use concurrency::Session;
+pub use concurrency::Turn;
 pub use endpoint::Endpoint;
 pub use endpoint::Keepalive;
 pub use error::Error;

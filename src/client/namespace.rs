@@ -105,15 +105,16 @@ mod tests {
 
     #[test]
     fn ranges_move_under_the_prefix() {
-        let cases: &[(&[u8], &[u8], &[u8], &[u8])] = &[
-            (b"a", b"", b"p/a", b""),
-            (b"a", b"c", b"p/a", b"p/c"),
-            (b"a", b"\0", b"p/a", b"p0"),
-            (b"\0", b"\0", b"p/\0", b"p0"),
-            (b"", b"", b"", b""),
+        type Case = [&'static [u8]; 4];
+        let cases: &[Case] = &[
+            [b"a", b"", b"p/a", b""],
+            [b"a", b"c", b"p/a", b"p/c"],
+            [b"a", b"\0", b"p/a", b"p0"],
+            [b"\0", b"\0", b"p/\0", b"p0"],
+            [b"", b"", b"", b""],
         ];
         let namespace = Namespace::default().inside(b"p/");
-        for (key, end, wanted_key, wanted_end) in cases {
+        for [key, end, wanted_key, wanted_end] in cases {
             let (mut key, mut end) = (key.to_vec(), end.to_vec());
             namespace.enter(&mut key, &mut end);
             assert_eq!((&key[..], &end[..]), (*wanted_key, *wanted_end));
