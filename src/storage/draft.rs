@@ -131,3 +131,87 @@ impl IntoIterator for Batch {
         self.writes.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Engine;
+    use crate::storage::engine::memory::Memory;
+
+    fn below(keys: &[&'static str]) -> Memory {
+        let memory = Memory::new();
+        let mut batch = Batch::default();
+        for key in keys {
+            batch.put(Table::Leases, *key, "old");
+        }
+        batch.put(Table::Meta, "b", "other table");
+        memory.commit(&batch).unwrap();
+        memory
+    }
+
+    fn show(pairs: Vec<Pair>) -> String {
+        let shown = pairs.iter().map(|(key, value)| {
+            let (key, value) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
+            format!("{key}={value}")
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn later_operations_see_earlier_ones() {
+        let memory = below(&["a", "b", "c", "d"]);
+        let mut draft = Draft::over(&memory);
+        assert!(draft.is_empty());
+        draft.put(Table::Leases, "b", "new");
+        draft.put(Table::Leases, "bb", "new");
+        draft.delete(Table::Leases, "c");
+        draft.put(Table::Leases, "e", "new");
+        draft.delete(Table::Leases, "e");
+        draft.delete(Table::Leases, "x");
+        draft.put(Table::Members, "b", "elsewhere");
+        let get = |key: &str| draft.get(Table::Leases, key.as_bytes()).unwrap();
+        let cases = [
+            ("a", Some("old")),
+            ("b", Some("new")),
+            ("bb", Some("new")),
+            ("c", None),
+            ("e", None),
+            ("y", None),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(get(key).as_deref(), expected.map(str::as_bytes), "{key}");
+        }
+        let cases: [(&str, Option<&str>, usize, &str); 7] = [
+            ("", None, 9, "a=old b=new bb=new d=old"),
+            ("", None, 3, "a=old b=new bb=new"),
+            ("b", Some("d"), 9, "b=new bb=new"),
+            ("ba", Some("d"), 9, "bb=new"),
+            ("c", None, 1, "d=old"),
+            ("e", None, 9, ""),
+            ("", None, 0, ""),
+        ];
+        for (from, to, limit, expected) in cases {
+            let found = draft.scan(Table::Leases, from.as_bytes(), to.map(str::as_bytes), limit);
+            assert_eq!(show(found.unwrap()), expected, "[{from}, {to:?}) {limit}");
+        }
+        assert_eq!(
+            draft.get(Table::Meta, b"b").unwrap().unwrap(),
+            "other table"
+        );
+    }
+
+    #[test]
+    fn the_batch_keeps_every_change_in_order() {
+        let memory = below(&["a"]);
+        let mut draft = Draft::over(&memory);
+        draft.put(Table::Leases, "k", "1");
+        draft.delete(Table::Leases, "k");
+        draft.put(Table::Leases, "k", "2");
+        assert!(!draft.is_empty());
+        let seen = draft.scan(Table::Leases, b"", None, 9).unwrap();
+        let batch = draft.into_batch();
+        assert_eq!(batch.writes.len(), 3);
+        memory.commit(&batch).unwrap();
+        assert_eq!(memory.scan(Table::Leases, b"", None, 9).unwrap(), seen);
+    }
+}

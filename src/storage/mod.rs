@@ -12,6 +12,7 @@ pub mod engine;
 pub mod wal;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -149,4 +150,42 @@ pub trait Engine: View + Send + Sync + 'static {
 
     /// Gives unused space back to the file system. Commits may wait meanwhile, reads do not.
     fn compact(&self) -> Result<()>;
+}
+
+impl<V: View + ?Sized> View for Arc<V> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        (**self).get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>> {
+        (**self).scan(table, from, to, limit)
+    }
+}
+
+impl<E: Engine + ?Sized> Engine for Arc<E> {
+    fn path(&self) -> &Path {
+        (**self).path()
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<()> {
+        (**self).commit(batch)
+    }
+
+    fn flush(&self) -> Result<()> {
+        (**self).flush()
+    }
+
+    fn size(&self) -> Result<u64> {
+        (**self).size()
+    }
+
+    fn compact(&self) -> Result<()> {
+        (**self).compact()
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use super::*;
+use crate::storage::engine::faulty::Faulty;
 use crate::storage::engine::memory::Memory;
 
 /// A log that is durable up to where the test says.
@@ -22,46 +23,7 @@ fn unexpected() -> Fatal {
 }
 
 /// An engine that several openings of [`Tables`] share, as they share a directory on disk.
-#[derive(Clone, Default)]
-struct Disk(Arc<Memory>);
-
-impl View for Disk {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        self.0.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        to: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>> {
-        self.0.scan(table, from, to, limit)
-    }
-}
-
-impl Engine for Disk {
-    fn path(&self) -> &std::path::Path {
-        self.0.path()
-    }
-
-    fn commit(&self, batch: &Batch) -> Result<()> {
-        self.0.commit(batch)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.0.flush()
-    }
-
-    fn size(&self) -> Result<u64> {
-        self.0.size()
-    }
-
-    fn compact(&self) -> Result<()> {
-        self.0.compact()
-    }
-}
+type Disk = Arc<Memory>;
 
 fn open(disk: &Disk, log: &Log, options: Options) -> Tables {
     Tables::open(Box::new(disk.clone()), options, log.durable(), unexpected()).unwrap()
@@ -238,4 +200,140 @@ fn wrong_bytes_in_the_engine_are_never_served() {
         tables.check().unwrap_err().to_string(),
         "damaged data in (memory): 1 pairs of 2 bytes found, 2 of 4 written"
     );
+}
+
+/// Remembers every fault that was reported.
+#[derive(Clone, Default)]
+struct Reports(Arc<Mutex<Vec<String>>>);
+
+impl Reports {
+    fn fatal(&self) -> Fatal {
+        let reports = self.0.clone();
+        Box::new(move |fault| reports.lock().push(fault.to_string()))
+    }
+}
+
+#[test]
+fn a_failing_engine_is_reported_once() {
+    let engine = Arc::new(Faulty::new(Memory::new(), 1));
+    let (log, reports) = (Log(Arc::new(AtomicU64::new(u64::MAX))), Reports::default());
+    let tables = Tables::open(
+        Box::new(engine.clone()),
+        lazy(),
+        log.durable(),
+        reports.fatal(),
+    )
+    .unwrap();
+    tables.write(put("a", "1"), 1);
+    tables.flush().unwrap();
+    engine.fill_up_at(0);
+    tables.write(put("a", "2"), 2);
+    let full = tables.flush().unwrap_err().to_string();
+    assert_eq!(full, "write (memory): no storage space");
+    tables.write(put("b", "3"), 3);
+    for answer in [tables.flush(), tables.compact(), tables.close()] {
+        assert_eq!(answer.unwrap_err().to_string(), full);
+    }
+    // Nothing is durable any more, yet what was written still reads.
+    assert_eq!(tables.flushed(), 1);
+    assert_eq!(tables.get(Table::Meta, b"a").unwrap().unwrap(), "2");
+    assert_eq!(tables.get(Table::Meta, b"b").unwrap().unwrap(), "3");
+    assert_eq!(*reports.0.lock(), [full]);
+}
+
+/// Whatever fails at whatever moment: after the crash the engine is at the end of some write, not before one
+/// that was known to be flushed, and complete up to there.
+#[test]
+fn a_crash_loses_whole_writes_from_the_end() {
+    for seed in 0..150 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let engine = Arc::new(Faulty::new(Memory::new(), seed));
+        let (mut model, mut index) = (Vec::new(), 0);
+        for _ in 0..5 {
+            let options = Options {
+                interval: Duration::from_micros(random.u64(..300)),
+                bytes: random.usize(..2000),
+            };
+            let log = Log(Arc::new(AtomicU64::new(index)));
+            let tables = Tables::open(
+                Box::new(engine.clone()),
+                options,
+                log.durable(),
+                Box::new(|_| ()),
+            )
+            .unwrap();
+            match random.bool() {
+                true => engine.fail_within(random.u64(1..30)),
+                false => engine.crash_in_next_flush(),
+            }
+            let mut known = index;
+            for _ in 0..random.usize(1..100) {
+                index += 1;
+                let key = random.u8(..20).to_string();
+                let mut batch = put(&key, &index.to_string());
+                batch.put(Table::Members, "index", index.to_string());
+                tables.write(batch, index);
+                model.push(key);
+                log.0.store(index, Ordering::SeqCst);
+                if random.u8(..10) == 0 && tables.flush().is_ok() {
+                    known = index;
+                }
+                known = known.max(tables.flushed());
+            }
+            drop(tables);
+            engine.crash();
+            let tables = Tables::open(
+                Box::new(engine.clone()),
+                lazy(),
+                log.durable(),
+                unexpected(),
+            )
+            .unwrap();
+            let reached = tables.flushed();
+            assert!(reached >= known, "seed {seed}: {reached} after {known}");
+            model.truncate(reached as usize);
+            let mut expected = BTreeMap::new();
+            for (key, index) in model.iter().zip(1..) {
+                expected.insert(
+                    Bytes::from(key.clone()),
+                    Bytes::from(u64::to_string(&index)),
+                );
+            }
+            let found = tables.scan(Table::Meta, b"", None, 99).unwrap();
+            assert!(found.into_iter().eq(expected), "seed {seed} at {reached}");
+            tables.check().unwrap();
+            index = reached;
+        }
+    }
+}
+
+#[test]
+fn a_writer_waits_for_an_engine_that_is_behind() {
+    let log = Log::default();
+    let tables = open(&Disk::default(), &log, eager());
+    let batch = || {
+        let mut batch = Batch::default();
+        batch.put(
+            Table::Meta,
+            fastrand::u64(..).to_be_bytes().to_vec(),
+            vec![7; 1 << 20],
+        );
+        batch
+    };
+    const WRITES: usize = 2 * BACKLOG_BYTES >> 20;
+    let waiting = || tables.shared.waiting_bytes.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (0..3 * WRITES).for_each(|_| tables.write(batch(), 1)));
+        while waiting() < BACKLOG_BYTES {
+            std::thread::yield_now();
+        }
+        assert!(!writer.is_finished());
+        log.0.store(1, Ordering::SeqCst);
+        while !writer.is_finished() {
+            assert!(waiting() < BACKLOG_BYTES + (2 << 20));
+            std::thread::yield_now();
+        }
+    });
+    tables.flush().unwrap();
+    assert_eq!(tables.flushed(), 1);
 }

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use rustix::fs::flock;
 
@@ -32,8 +33,12 @@ const SECTOR: u64 = 512;
 const SLOTS: u64 = 2;
 const FILE_BYTES: usize = (SECTOR * (1 + SLOTS)) as usize;
 
+/// Engines that are open in this process, for the words on a panic.
+static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 pub(super) struct Marker {
     path: PathBuf,
+    db: PathBuf,
     file: fs::File,
     last: Flush,
 }
@@ -115,7 +120,13 @@ impl Marker {
         let Some(last) = slots.max() else {
             return Err(damaged(&path, "no flush number with a good checksum"));
         };
-        Ok(Marker { path, file, last })
+        OPEN.lock().push(db.to_path_buf());
+        Ok(Marker {
+            path,
+            db: db.to_path_buf(),
+            file,
+            last,
+        })
     }
 
     /// The last flush known here.
@@ -143,6 +154,17 @@ impl Marker {
         self.last = flush;
         Ok(())
     }
+}
+
+impl Drop for Marker {
+    fn drop(&mut self) {
+        OPEN.lock().retain(|db| *db != self.db);
+    }
+}
+
+/// Paths of the engines that are open, unless the list is being changed at this moment.
+pub(super) fn open_engines() -> Vec<PathBuf> {
+    OPEN.try_lock().map_or_else(Vec::new, |open| open.clone())
 }
 
 fn header(kind: Kind) -> [u8; HEADER_BYTES] {

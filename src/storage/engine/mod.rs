@@ -10,6 +10,7 @@ pub mod sled;
 mod marker;
 
 use std::fmt;
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -67,6 +68,35 @@ pub fn open(kind: Kind, dir: &Path) -> Result<Box<dyn Engine>> {
         Kind::Sled => Ok(Box::new(sled::Sled::open(dir)?)),
         Kind::Redb => Ok(Box::new(redb::Redb::open(dir)?)),
     }
+}
+
+/// One line for a panic in an engine's library, which is what some damage to its files ends in; `None` for a
+/// panic of another kind. For the hook of a process whose panics abort.
+pub fn describe_panic(panic: &PanicHookInfo<'_>) -> Option<String> {
+    const LIBRARIES: [&str; 7] = [
+        "sled-",
+        "redb-",
+        "concurrent-map-",
+        "ebr-",
+        "inline-array-",
+        "pagetable-",
+        "stack-map-",
+    ];
+    let location = panic.location()?;
+    let mut parts = location.file().split('/');
+    parts.find(|part| LIBRARIES.iter().any(|library| part.starts_with(library)))?;
+    let open: Vec<_> = marker::open_engines()
+        .iter()
+        .map(|db| db.display().to_string())
+        .collect();
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(format!(
+        "damaged data in {}: the storage engine gave up: {message} ({}:{})",
+        open.join(", "),
+        location.file().rsplit('/').next().unwrap_or_default(),
+        location.line()
+    ))
 }
 
 /// The key as an engine stores it.

@@ -473,11 +473,18 @@ fn read_sequence(handle: &Db, db: &Path) -> Result<u64> {
 }
 
 fn fault(db: &Path, error: std::io::Error) -> Fault {
+    // sled puts the places in its sources in front: `sled:file:line -> sled:file:line -> reason`.
+    let text = error.to_string();
+    let reason = text.rsplit(" -> ").next().unwrap_or_default();
     match error.kind() {
         ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
-            Fault::damaged(db.display().to_string(), error.to_string())
+            Fault::damaged(db.display().to_string(), reason)
         }
-        _ => Fault::io("use the sled directory", db, error),
+        kind => Fault::io(
+            "use the sled directory",
+            db,
+            std::io::Error::new(kind, reason),
+        ),
     }
 }
 

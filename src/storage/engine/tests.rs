@@ -1,6 +1,7 @@
 //! One suite over all engines: what `storage::Engine` promises, and what a directory must survive.
 
 mod directory;
+mod disk_full;
 mod flips;
 mod growth;
 mod kill;

@@ -11,7 +11,7 @@ use super::*;
 const ROUNDS: u32 = 10;
 
 /// What write `index` does; the same whoever asks.
-fn write(seed: u64, index: u64) -> Batch {
+pub(super) fn write(seed: u64, index: u64) -> Batch {
     let mut random = fastrand::Rng::with_seed(seed ^ index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut batch = Batch::default();
     batch.put(Table::Meta, "applied", index.to_be_bytes().to_vec());
