@@ -48,10 +48,12 @@ struct Keys {
 }
 
 impl Keys {
-    fn new() -> Keys {
+    /// Room for the keys of a leaf and one more, unless that one is long.
+    fn for_keys_of<const N: usize>(leaf: &Leaf<N>) -> Keys {
+        let prefixes = (leaf.len() + 2) * PREFIX;
         Keys {
-            heap: Vec::new(),
-            ends: Vec::new(),
+            heap: Vec::with_capacity(leaf.heap.len() + prefixes),
+            ends: Vec::with_capacity(leaf.len() + 1),
         }
     }
 
@@ -128,7 +130,7 @@ impl<const N: usize> Leaf<N> {
     }
 
     fn keys(&self) -> Keys {
-        let mut keys = Keys::new();
+        let mut keys = Keys::for_keys_of(self);
         for index in 0..self.len() {
             keys.heap.extend_from_slice(self.prefix());
             keys.push(self.suffix(index));
@@ -222,7 +224,7 @@ impl<const N: usize> Leaf<N> {
                 self.place(index, key);
             }
             _ => {
-                let mut keys = Keys::new();
+                let mut keys = Keys::for_keys_of(self);
                 let (old, mut place) = (self.keys(), 0..self.len());
                 for before in place.by_ref().take(index) {
                     keys.push(old.get(before));
@@ -326,7 +328,7 @@ impl<const N: usize> Leaf<N> {
             return;
         }
         let stays = |index: &usize| dropped & 1 << index == 0;
-        let (mut keys, mut live) = (Keys::new(), 0u64);
+        let (mut keys, mut live) = (Keys::for_keys_of(self), 0u64);
         for index in (0..self.len()).filter(stays) {
             live |= (self.live >> index & 1) << keys.ends.len();
             keys.heap.extend_from_slice(self.prefix());
