@@ -218,6 +218,8 @@ impl DataDir {
             disk.create_dir(dir)?;
         }
         let lock = disk.lock(&member)?;
+        let above = path.parent().filter(|it| !it.as_os_str().is_empty());
+        disk.sync_dir(above.unwrap_or(Path::new(".")))?;
         disk.sync_dir(path)?;
         disk.sync_dir(&member)?;
         let has_log = self::names(disk, &wal)?

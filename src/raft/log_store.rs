@@ -36,6 +36,7 @@ use crate::error::Fault;
 use crate::storage::wal::Position;
 use crate::storage::wal::Recovered;
 use crate::storage::wal::Wal;
+use crate::util::metrics;
 
 /// Bytes of one message to a peer, and of one step of the apply loop through old entries.
 const MESSAGE_BYTES: usize = 512 * 1024;
@@ -48,8 +49,8 @@ pub struct Log {
     state: Mutex<State>,
     last: AtomicU64,
     committed: AtomicU64,
-    /// Entries up to this index are applied and need not stay in memory.
-    applied: AtomicU64,
+    /// Entries below this index are applied and need not stay in memory.
+    unapplied: AtomicU64,
     /// True while the effective membership has this member as its only voter.
     alone: AtomicBool,
     /// Proposals that wait for an answer on this member; one means that nothing else is in flight.
@@ -58,7 +59,9 @@ pub struct Log {
 
 #[derive(Default)]
 struct State {
-    /// The newest entries, each with its size on disk, without a gap up to `last`.
+    /// Index the log began with when it was empty.
+    start: u64,
+    /// The newest entries, each with its size, without a gap up to `last`.
     tail: VecDeque<(Entry, usize)>,
     bytes: usize,
     vote: Option<Vote>,
@@ -92,7 +95,7 @@ impl Log {
             last: AtomicU64::new(index_of(&state.last)),
             committed: AtomicU64::new(index_of(&state.committed)),
             state: Mutex::new(state),
-            applied: AtomicU64::new(0),
+            unapplied: AtomicU64::new(0),
             alone: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         }))
@@ -146,7 +149,7 @@ impl Log {
 
     /// Lets entries up to `index` leave the memory.
     pub fn set_applied(&self, index: u64) {
-        self.applied.store(index, Ordering::Release);
+        self.unapplied.store(index + 1, Ordering::Release);
     }
 
     /// Writes out and syncs what is queued, then stops the log's thread. Blocks.
@@ -180,9 +183,13 @@ impl Log {
                 state.memberships.push((record.index, alone));
                 self.publish_alone(&state);
             }
+            if state.last.is_none() {
+                state.start = record.index;
+            }
             state.last = Some(entry.log_id);
-            state.bytes += record.data.len();
-            state.tail.push_back((entry, record.data.len()));
+            let size = record.data.len() + decoded_bytes(&entry);
+            state.bytes += size;
+            state.tail.push_back((entry, size));
             records.push(record);
         }
         self.last.store(index_of(&state.last), Ordering::Release);
@@ -199,10 +206,13 @@ impl Log {
         if state.bytes <= self.tail_bytes {
             return;
         }
-        let keep_from = self.applied.load(Ordering::Acquire).min(self.wal.durable());
+        // A log that says zero may have nothing durable yet.
+        let durable = self.wal.durable();
+        let keep = self.unapplied.load(Ordering::Acquire).min(durable + 1);
         while let Some((oldest, _)) = state.tail.front()
             && state.bytes > self.tail_bytes
-            && oldest.log_id.index() <= keep_from
+            && durable > 0
+            && oldest.log_id.index() < keep
         {
             let (_, size) = state.tail.pop_front().expect("it has a front");
             state.bytes -= size;
@@ -257,7 +267,7 @@ impl Log {
     /// The part of `range` the log has, and where the entries in memory begin.
     fn clip(&self, range: Range<u64>) -> (Range<u64>, u64) {
         let state = self.state.lock();
-        let from = state.purged.map_or(0, |id| id.index() + 1);
+        let from = state.purged.map_or(state.start, |id| id.index() + 1);
         let to = state.last.map_or(0, |id| id.index() + 1);
         let front = state.tail.front();
         let tail_start = front.map_or(u64::MAX, |(it, _)| it.log_id.index());
@@ -317,6 +327,12 @@ impl Log {
         self.last.store(index_of(&state.last), Ordering::Release);
         self.wal.purge(position_of(&upto));
     }
+}
+
+/// What an entry in memory costs beyond the bytes it has on disk, roughly.
+fn decoded_bytes(entry: &Entry) -> usize {
+    let batch = entry.payload.batch.as_ref();
+    128 + batch.map_or(0, |batch| batch.proposals().len() * 256)
 }
 
 fn is_single(entry: &Entry) -> bool {
@@ -443,6 +459,7 @@ impl RaftLogStorage<Types> for LogStore {
         self.0.state.lock().committed = committed;
         if let Some(committed) = committed {
             self.0.committed.store(committed.index(), Ordering::Release);
+            metrics::PROPOSALS_COMMITTED.set(committed.index() as i64);
             self.0.wal.save_committed(entry::encode_log_id(&committed));
         }
         Ok(())
@@ -637,7 +654,7 @@ mod tests {
     #[tokio::test]
     async fn memory_is_bounded_and_old_entries_come_from_the_disk() {
         let scratch = Scratch::new();
-        let mut store = scratch.open(10_000);
+        let mut store = scratch.open(15_000);
         fill(&mut store, 0..50).await;
         assert_eq!(
             store.0.state.lock().tail.len(),

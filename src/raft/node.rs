@@ -128,7 +128,7 @@ impl Default for Options {
             machine: machine::Options::default(),
             tables: buffer::Options::default(),
             history_bytes: 64 << 20,
-            log_bytes: 64 << 20,
+            log_bytes: 32 << 20,
             segment_bytes: wal.segment_bytes,
             no_sync: wal.no_sync,
         }
@@ -380,12 +380,12 @@ impl Node {
     /// Returns once a linearizable read may be served from this member.
     pub async fn read_index(&self) -> Result<(), Error> {
         let inner = &self.0;
+        if inner.stop.is_cancelled() {
+            return Err(ApiError::Stopped.into());
+        }
         // Every answered write of a sole voter is applied here, and nobody else can have answered any.
         if inner.standing.settled() && inner.applier.log.alone() {
             return Ok(());
-        }
-        if inner.stop.is_cancelled() {
-            return Err(ApiError::Stopped.into());
         }
         let (read, released) = oneshot::channel();
         let done = tokio::time::timeout(inner.timing.request(), async {
@@ -777,7 +777,12 @@ impl Opened {
             index: applied.map_or(0, |id| id.index()),
             revision: machine.store.revision(),
         };
-        self.log.set_applied(start.index);
+        if applied.is_some() {
+            self.log.set_applied(start.index);
+        }
+        // The last snapshot is where the last purge kept the entries below.
+        let kept = options.snapshot_catchup_entries;
+        let snapshot = purged.map_or(0, |id| id.index() + kept);
         Ok(Arc::new(Applier {
             history: Arc::new(History::new(start.revision, options.history_bytes)),
             machine: Arc::new(RwLock::new(machine)),
@@ -789,7 +794,7 @@ impl Opened {
             elsewhere: Elsewhere::default(),
             out_of_space,
             size: AtomicU64::new(self.tables.size()?.0),
-            snapshots: SnapshotPace::new(options.snapshot_count, start.index),
+            snapshots: SnapshotPace::new(options.snapshot_count, snapshot.min(start.index)),
             fatal: environment.fatal.clone(),
         }))
     }

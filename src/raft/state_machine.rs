@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::Stream;
@@ -25,6 +27,7 @@ use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::entry;
 use super::entry::Batch;
@@ -50,9 +53,13 @@ use crate::storage::Batch as Writes;
 use crate::storage::buffer::Tables;
 use crate::util::clock::Clock;
 use crate::util::metrics;
+use crate::util::text::format_duration;
 
-/// Entries applied under one hold of the machine's lock, so that readers get their turn.
-const RUN: usize = 128;
+/// Proposals applied under one hold of the machine's lock, so that readers get their turn.
+const RUN: usize = 512;
+
+/// What counts as a slow entry.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// How far this member has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,6 +216,7 @@ impl Applier {
         };
         outcome.last.index = context.index;
         outcome.term = context.term;
+        let start = Instant::now();
         let payload = &entry.payload;
         let writes = match (&payload.batch, &payload.membership) {
             (Some(batch), None) => self.apply_batch(machine, context, batch, outcome)?,
@@ -222,6 +230,16 @@ impl Applier {
             }
         };
         self.tables.write(writes, context.index);
+        let took = start.elapsed();
+        if took > SLOW {
+            metrics::SLOW_APPLIES.inc();
+            warn!(
+                took = %format_duration(took),
+                expected_duration = %format_duration(SLOW),
+                index = context.index,
+                "apply request took too long"
+            );
+        }
         Ok(())
     }
 
@@ -274,6 +292,11 @@ pub struct Capture {
     _pin: Pin,
 }
 
+fn weight((entry, _): &Item) -> usize {
+    let batch = entry.payload.batch.as_ref();
+    batch.map_or(1, |batch| batch.proposals().len())
+}
+
 /// The state machine as openraft sees it.
 pub struct Adapter(pub Arc<Applier>);
 
@@ -310,11 +333,15 @@ impl RaftStateMachine<Types> for Adapter {
         S: Stream<Item = io::Result<Item>> + Unpin + OptionalSend,
     {
         while let Some(first) = entries.next().await {
-            let mut run = vec![first?];
-            while run.len() < RUN
+            let first = first?;
+            let mut weight = weight(&first);
+            let mut run = vec![first];
+            while weight < RUN
                 && let Some(Some(next)) = entries.next().now_or_never()
             {
-                run.push(next?);
+                let next = next?;
+                weight += self::weight(&next);
+                run.push(next);
             }
             self.0.run(run).map_err(|fault| self.stop(fault))?;
         }
