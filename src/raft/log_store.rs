@@ -41,6 +41,9 @@ use crate::util::metrics;
 /// Bytes of one message to a peer, and of one step of the apply loop through old entries.
 const MESSAGE_BYTES: usize = 512 * 1024;
 
+/// How often the place of an entry is looked up before it counts as lost.
+const LOOKS: usize = 100;
+
 /// The log of this member, shared by openraft's core, its readers and the node.
 pub struct Log {
     wal: Wal,
@@ -221,14 +224,16 @@ impl Log {
 
     /// Entries of `range`, from the first on, until `max_bytes` are reached; at least one if there is any.
     fn entries(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        loop {
+        // Nothing is found also if the tail moved on after it was looked at: then the entries are on disk.
+        for _ in 0..LOOKS {
             let (range, tail_start) = self.clip(range.clone());
             let found = self.look(range.clone(), tail_start, max_bytes)?;
-            // Empty also if the tail moved on after it was looked at: then the entries are on disk.
             if !found.is_empty() || range.is_empty() {
                 return Ok(found);
             }
         }
+        let text = format!("log entries {range:?} are neither in memory nor on disk");
+        Err(io::Error::other(text))
     }
 
     fn look(&self, range: Range<u64>, tail_start: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -292,6 +297,9 @@ impl Log {
 
     fn truncate_after(&self, last: Option<LogId>) {
         let mut state = self.state.lock();
+        if last >= state.last {
+            return;
+        }
         let keep = last.map_or(0, |id| id.index() + 1);
         while let Some((newest, size)) = state.tail.back()
             && newest.log_id.index() >= keep
