@@ -25,16 +25,12 @@ use crate::proto::kvpb::ClusterRecord;
 use crate::proto::kvpb::MemberRecord;
 use crate::proto::kvpb::Membership;
 use crate::storage;
-use crate::storage::Pair;
 use crate::storage::Table;
 use crate::storage::View;
 use crate::storage::draft::Draft;
 
 /// Where the cluster version and a downgrade job are kept, in [`Table::Meta`].
 const CLUSTER: &[u8] = b"cluster";
-
-/// Records read at a time.
-const PAGE: usize = 1024;
 
 /// The ID of a member that is part of the first configuration.
 pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
@@ -85,7 +81,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn restore(view: &dyn View) -> storage::Result<Cluster> {
         let mut cluster = Cluster::default();
-        for (_, value) in whole_table(view, Table::Members)? {
+        for (_, value) in storage::whole_table(view, Table::Members)? {
             let record: MemberRecord = decode("table of members", &value)?;
             let member = record.member.unwrap_or_default();
             if record.removed {
@@ -94,7 +90,7 @@ impl Cluster {
                 cluster.members.insert(member.id, member);
             }
         }
-        for (_, value) in whole_table(view, Table::Alarms)? {
+        for (_, value) in storage::whole_table(view, Table::Alarms)? {
             let alarm: AlarmMember = decode("table of alarms", &value)?;
             cluster.alarms.insert((alarm.member_id, alarm.alarm));
         }
@@ -395,19 +391,6 @@ fn write_member(draft: &mut Draft<'_>, member: Member, removed: bool) {
 
 fn decode<M: Message + Default>(place: &str, value: &[u8]) -> storage::Result<M> {
     M::decode(value).map_err(|error| Fault::damaged(place, error.to_string()))
-}
-
-fn whole_table(view: &dyn View, table: Table) -> storage::Result<Vec<Pair>> {
-    let mut all: Vec<Pair> = Vec::new();
-    loop {
-        let from = all.last().map(|(key, _)| [&key[..], &[0]].concat());
-        let page = view.scan(table, from.as_deref().unwrap_or_default(), None, PAGE)?;
-        let full = page.len() == PAGE;
-        all.extend(page);
-        if !full {
-            return Ok(all);
-        }
-    }
 }
 
 #[cfg(test)]

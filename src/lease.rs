@@ -34,9 +34,6 @@ const SPREAD_PER_SECOND: usize = 750;
 /// Whole seconds of a lease without a deadline, as etcd computes it from its longest duration.
 const FOREVER: i64 = i64::MAX / 1_000_000_000;
 
-/// Leases read from the table at a time.
-const PAGE: usize = 4096;
-
 /// A lease as clients name it; any int64 but 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
@@ -103,17 +100,10 @@ impl Lessor {
     /// Reads the leases back. Their keys are attached afterwards, from the live key-values.
     pub fn restore(view: &dyn View) -> storage::Result<Lessor> {
         let mut lessor = Lessor::default();
-        let mut from: Vec<u8> = Vec::new();
-        loop {
-            let page = view.scan(Table::Leases, &from, None, PAGE)?;
-            for (key, value) in &page {
-                lessor.restore_one(key, value)?;
-            }
-            match page.last() {
-                Some((last, _)) if page.len() == PAGE => from = [&last[..], &[0]].concat(),
-                _ => return Ok(lessor),
-            }
+        for (key, value) in storage::whole_table(view, Table::Leases)? {
+            lessor.restore_one(&key, &value)?;
         }
+        Ok(lessor)
     }
 
     fn restore_one(&mut self, key: &[u8], value: &[u8]) -> storage::Result<()> {

@@ -77,3 +77,45 @@ pub fn quota(configured: i64) -> Option<u64> {
         _ => u64::try_from(configured).ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb::LeaseGrantRequest;
+
+    #[test]
+    fn a_lease_lasts_one_and_a_half_elections_at_least() {
+        let cases = [
+            // election, heartbeat, seconds
+            (1000, 100, 2),
+            (3000, 100, 5),
+            (100, 10, 1),
+            (1100, 100, 2),
+            (50_000, 100, 75),
+            (500, 0, 0),
+        ];
+        for (election, heartbeat, seconds) in cases {
+            assert_eq!(
+                min_lease_ttl(election, heartbeat),
+                seconds,
+                "{election} {heartbeat}"
+            );
+        }
+        for (asked, granted) in [(-1, 2), (0, 2), (2, 2), (3, 3), (i64::MAX, i64::MAX)] {
+            let mut command = Command::LeaseGrant(LeaseGrantRequest { ttl: asked, id: 1 });
+            settle(&mut command, 2);
+            let settled = Command::LeaseGrant(LeaseGrantRequest {
+                ttl: granted,
+                id: 1,
+            });
+            assert_eq!(command, settled);
+        }
+    }
+
+    #[test]
+    fn quotas_have_a_default_and_an_off() {
+        for (configured, in_force) in [(0, Some(2 << 30)), (-1, None), (5, Some(5))] {
+            assert_eq!(quota(configured), in_force);
+        }
+    }
+}

@@ -63,8 +63,8 @@ const LONGEST_FRAME: usize = 1 << 30;
 /// Bytes that one step reads from the tables, roughly.
 const STEP_BYTES: usize = 1 << 20;
 
-/// Records of a small table read at a time.
-const PAGE: usize = 4096;
+/// Records that one step reads at most.
+const STEP_RECORDS: usize = 4096;
 
 /// Copied as a whole, in this order, before the revisions.
 const SMALL_TABLES: [Table; 6] = [
@@ -167,7 +167,7 @@ impl Walk {
             self.from = [last, &[0][..]].concat();
         }
         let bytes: usize = pairs.iter().map(|(_, value)| value.len()).sum();
-        self.limit = (STEP_BYTES * pairs.len() / bytes.max(1)).clamp(1, PAGE);
+        self.limit = (STEP_BYTES * pairs.len() / bytes.max(1)).clamp(1, STEP_RECORDS);
         Ok(pairs)
     }
 }
@@ -212,7 +212,7 @@ impl Export {
         };
         let mut small = Vec::new();
         for table in SMALL_TABLES {
-            let pairs = whole_table(view, table)?.into_iter();
+            let pairs = storage::whole_table(view, table)?.into_iter();
             small.extend(pairs.map(|pair| (table, pair)));
         }
         let layout = Layout::new(1 + 4 + header.encoded_len());
@@ -364,19 +364,6 @@ impl Export {
 
 fn frame_checksum(number: u64, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&number.to_le_bytes()), payload)
-}
-
-fn whole_table(view: &dyn View, table: Table) -> storage::Result<Vec<Pair>> {
-    let mut all: Vec<Pair> = Vec::new();
-    loop {
-        let from = all.last().map(|(key, _)| [&key[..], &[0]].concat());
-        let page = view.scan(table, from.as_deref().unwrap_or_default(), None, PAGE)?;
-        let full = page.len() == PAGE;
-        all.extend(page);
-        if !full {
-            return Ok(all);
-        }
-    }
 }
 
 /// A snapshot on its way in: bytes in pieces of any size, batches out. Nothing unverified comes out.
@@ -569,7 +556,7 @@ pub fn status(source: &mut dyn io::Read) -> Result<Status, ReadError> {
 /// member and where its log stood are forgotten. Alarms stay, as in etcd.
 pub fn forget_cluster(view: &dyn View) -> storage::Result<Batch> {
     let mut batch = Batch::default();
-    for (key, _) in whole_table(view, Table::Members)? {
+    for (key, _) in storage::whole_table(view, Table::Members)? {
         batch.delete(Table::Members, key);
     }
     for key in [APPLIED, MEMBERSHIP] {

@@ -77,6 +77,21 @@ pub trait View {
     -> Result<Vec<Pair>>;
 }
 
+/// Every pair of a table that is known to be small.
+pub fn whole_table(view: &dyn View, table: Table) -> Result<Vec<Pair>> {
+    const PAGE: usize = 4096;
+    let mut all: Vec<Pair> = Vec::new();
+    loop {
+        let from = all.last().map(|(key, _)| [&key[..], &[0]].concat());
+        let page = view.scan(table, from.as_deref().unwrap_or_default(), None, PAGE)?;
+        let full = page.len() == PAGE;
+        all.extend(page);
+        if !full {
+            return Ok(all);
+        }
+    }
+}
+
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
