@@ -1,6 +1,8 @@
 //! Damage is refused, not served: each kind gets one clear line that names the file, a non-zero exit,
 //! and leaves the data as it was.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -79,11 +81,22 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files_below(dir)
         .into_iter()
-        .map(|path| (path.clone(), fs::read(path).expect("readable")))
+        .filter(|path| path.file_name().is_some_and(|name| name != "LOCK"))
+        .map(|path| (path.clone(), fs::read(&path).expect("readable")))
         .collect()
+}
+
+/// Asserts that the files below `dir` are what they were, but for the empty lock files.
+fn assert_untouched(dir: &Path, before: &BTreeMap<PathBuf, Vec<u8>>) {
+    let after = contents(dir);
+    let paths = before.keys().chain(after.keys());
+    let changed: BTreeSet<&PathBuf> = paths
+        .filter(|path| before.get(*path) != after.get(*path))
+        .collect();
+    assert!(changed.is_empty(), "a refused start changed {changed:?}");
 }
 
 /// Starts the server and expects it to refuse: non-zero exit, and a last word that has every part of `says`.
@@ -142,10 +155,7 @@ fn flipped_bit_inside_the_log_is_refused_by_file_and_offset() {
             .to_string_lossy()
             .into_owned();
         assert_refused(&mut server, &[&name, "damaged"]);
-        assert!(
-            before == contents(&server.data_dir()),
-            "{engine}: a refused start changed the data"
-        );
+        assert_untouched(&server.data_dir(), &before);
         flip_bit(&segment, 12_345);
         server.restart();
         assert_eq!(count(&server), 300);
@@ -171,10 +181,7 @@ fn truncated_engine_file_is_refused() {
         file.set_len(len / 2).expect("a shorter file");
         let before = contents(&server.data_dir());
         assert_refused(&mut server, &["member/snap/db"]);
-        assert!(
-            before == contents(&server.data_dir()),
-            "{engine}: a refused start changed the data"
-        );
+        assert_untouched(&server.data_dir(), &before);
     }
 }
 
@@ -200,7 +207,7 @@ fn data_of_another_program_is_refused_and_left_alone() {
         fs::write(&path, [bytes, &[0; 4096][..]].concat()).expect("a foreign file");
         let before = contents(&server.data_dir());
         assert_refused(&mut server, &[file]);
-        assert!(before == contents(&server.data_dir()), "{file} was touched");
+        assert_untouched(&server.data_dir(), &before);
     }
 }
 
@@ -237,7 +244,7 @@ struct SmallDisk {
 impl SmallDisk {
     fn new(dir: &Path, mebibytes: u32) -> SmallDisk {
         let script = format!(
-            "mount -t tmpfs -o size={mebibytes}m none '{0}' && touch '{0}/mounted' && exec sleep 600",
+            "mount -t tmpfs -o size={mebibytes}m none '{0}' && touch '{0}/mounted' && exec sleep 120 </dev/null >/dev/null 2>&1",
             dir.display()
         );
         let holder = Command::new("unshare")
@@ -264,14 +271,14 @@ impl SmallDisk {
             .to_vec()
     }
 
-    fn run(&self, words: &[&str]) {
+    /// Runs a command inside and returns what it printed.
+    fn run(&self, words: &[&str]) -> String {
         let enter = self.enter();
-        let status = Command::new(&enter[0])
-            .args(&enter[1..])
-            .args(words)
-            .status()
-            .expect("nsenter");
-        assert!(status.success(), "{words:?} failed");
+        let mut inside = Command::new(&enter[0]);
+        let output = inside.args(&enter[1..]).args(words).output();
+        let output = output.expect("nsenter");
+        assert!(output.status.success(), "{words:?} failed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
@@ -294,14 +301,8 @@ fn full_disk(engine: &str, filler_mib: usize) {
     server.restart();
     assert_eq!(fill(&server, 0, 100, 1000).0, 100);
     let filler = disk.see(&small).join("filler");
-    let room = Command::new("df")
-        .args(["--output=avail", "-m"])
-        .arg(disk.see(&small))
-        .output()
-        .expect("df");
-    let room: usize = String::from_utf8_lossy(&room.stdout)
-        .lines()
-        .nth(1)
+    let room = disk.run(&["df", "--output=avail", "-m", &small.display().to_string()]);
+    let room: usize = (room.lines().nth(1))
         .and_then(|line| line.trim().parse().ok())
         .expect("free space");
     fs::write(&filler, vec![0; (room - filler_mib) << 20]).expect("a filler");
