@@ -25,8 +25,7 @@ use crate::storage::Table;
 use crate::storage::View;
 use crate::storage::draft::Draft;
 
-/// The compacted revision, and the store's at that time: the newest record may be a tombstone that a
-/// compaction takes away, and revisions must not be used twice.
+/// The revision below which reads are refused.
 const COMPACTED: &[u8] = b"mvcc/compacted";
 /// The last compaction whose records are all gone.
 const FINISHED: &[u8] = b"mvcc/compaction finished";
@@ -108,23 +107,22 @@ pub(super) struct Compactor {
 }
 
 impl Compactor {
-    pub(super) fn restore(view: &dyn View) -> storage::Result<(Compactor, i64)> {
-        let [compacted, revision] = read(view, COMPACTED)?.unwrap_or([-1, 1]);
-        let [finished] = read(view, FINISHED)?.unwrap_or([-1]);
+    pub(super) fn restore(view: &dyn View) -> storage::Result<Compactor> {
+        let compacted = read(view, COMPACTED)?.unwrap_or(-1);
+        let finished = read(view, FINISHED)?.unwrap_or(-1);
         let unfinished = (finished < compacted).then_some(Job {
             revision: compacted,
             previous: finished,
             hash: None,
         });
-        let compactor = Compactor {
+        Ok(Compactor {
             compacted,
             finished,
             reclaimed: finished,
             jobs: unfinished.into_iter().collect(),
             hashes: VecDeque::new(),
             pins: Arc::default(),
-        };
-        Ok((compactor, revision))
+        })
     }
 
     /// The hash that was taken when the compaction at `revision` finished.
@@ -169,7 +167,7 @@ impl Store {
         if revision > self.revision {
             return Err(ApiError::FutureRev.into());
         }
-        draft.put(Table::Meta, COMPACTED, encode([revision, self.revision]));
+        draft.put(Table::Meta, COMPACTED, revision.to_be_bytes().to_vec());
         self.compactor.jobs.push_back(Job {
             revision,
             previous: self.compactor.compacted,
@@ -217,7 +215,7 @@ impl Store {
             }
         }
         if self.compactor.reclaimed >= job.revision {
-            batch.put(Table::Meta, FINISHED, encode([job.revision]));
+            batch.put(Table::Meta, FINISHED, job.revision.to_be_bytes().to_vec());
             self.compactor.finish(job);
         }
         let progress = match self.compactor.jobs.front() {
@@ -229,19 +227,13 @@ impl Store {
     }
 }
 
-fn encode<const N: usize>(numbers: [i64; N]) -> Vec<u8> {
-    numbers.iter().flat_map(|n| n.to_be_bytes()).collect()
-}
-
-fn read<const N: usize>(view: &dyn View, key: &'static [u8]) -> storage::Result<Option<[i64; N]>> {
+fn read(view: &dyn View, key: &'static [u8]) -> storage::Result<Option<i64>> {
     let Some(value) = view.get(Table::Meta, key)? else {
         return Ok(None);
     };
-    let (numbers, rest) = value.as_chunks::<8>();
-    let numbers: Vec<i64> = numbers.iter().map(|n| i64::from_be_bytes(*n)).collect();
-    match numbers.try_into() {
-        Ok(numbers) if rest.is_empty() => Ok(Some(numbers)),
-        _ => {
+    match value[..].try_into() {
+        Ok(number) => Ok(Some(i64::from_be_bytes(number))),
+        Err(_) => {
             let name = String::from_utf8_lossy(key).into_owned();
             Err(Fault::damaged(name, "the record has a wrong length"))
         }

@@ -102,9 +102,10 @@ impl Store {
         cache_bytes: usize,
         visit: &mut dyn FnMut(&KeyValue),
     ) -> storage::Result<Store> {
-        let (compactor, revision) = Compactor::restore(view)?;
+        let compactor = Compactor::restore(view)?;
         let mut store = Store {
-            revision,
+            // The newest revision always has a record: reclaiming leaves a tombstone at the compacted one.
+            revision: compactor.compacted.max(1),
             index: Index::new(),
             cache: Cache::new(cache_bytes),
             compactor,

@@ -112,7 +112,7 @@ fn beyond(end: &Option<Vec<u8>>, key: &[u8]) -> bool {
 }
 
 /// The order of nodes: by start, then by end with the open one last.
-fn order<'a>(range: &'a KeyRange) -> (&'a [u8], bool, Option<&'a [u8]>) {
+fn order(range: &KeyRange) -> (&[u8], bool, Option<&[u8]>) {
     (&range.start, range.end.is_none(), range.end.as_deref())
 }
 

@@ -3,7 +3,9 @@
 mod crash;
 mod damage;
 mod layers;
+mod line;
 mod machine;
+mod mvcc;
 #[allow(dead_code)]
 mod support;
 mod transcript;
