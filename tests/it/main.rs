@@ -6,6 +6,7 @@ mod layers;
 mod line;
 mod machine;
 mod mvcc;
+mod mvcc_model;
 #[allow(dead_code)]
 mod support;
 mod transcript;
