@@ -5,6 +5,7 @@ mod disk_full;
 mod flips;
 mod growth;
 mod kill;
+mod panics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
