@@ -21,6 +21,7 @@ use crate::storage::Table;
 use crate::storage::View;
 use crate::storage::draft::Draft;
 use crate::util::clock::Uptime;
+use crate::util::metrics;
 
 /// How often the remaining time of a long lease is told to the other members.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
@@ -153,6 +154,8 @@ impl Lessor {
     ) -> Result<i64, ApiError> {
         self.check_grant(id, ttl)?;
         let ttl = ttl.max(1);
+        metrics::LEASES_GRANTED.inc();
+        metrics::LEASE_TTL.observe(ttl as f64);
         self.insert(id, ttl, 0);
         self.persist(draft, id);
         if self.primary {
@@ -165,6 +168,7 @@ impl Lessor {
     pub fn revoke(&mut self, draft: &mut Draft<'_>, id: LeaseId) -> Result<(), ApiError> {
         self.unschedule(id);
         let lease = self.leases.remove(&id).ok_or(ApiError::LeaseNotFound)?;
+        metrics::LEASES_REVOKED.inc();
         for key in &lease.keys {
             self.holders.remove(key);
         }

@@ -28,6 +28,7 @@ use crate::proto::etcdserverpb::range_request::SortTarget;
 use crate::proto::mvccpb::KeyValue;
 use crate::storage;
 use crate::storage::View;
+use crate::util::metrics;
 
 /// A step ends after this many keys or bytes, whichever comes first.
 const STEP_KEYS: usize = 512;
@@ -190,6 +191,7 @@ impl RangeScan {
         current: i64,
     ) -> Result<RangeScan, ApiError> {
         let revision = store.revision_at(request.revision, current)?;
+        metrics::RANGES.inc();
         let limit = match usize::try_from(request.limit) {
             Ok(0) | Err(_) => usize::MAX,
             Ok(limit) => limit,

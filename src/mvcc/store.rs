@@ -31,6 +31,7 @@ use crate::storage;
 use crate::storage::Table;
 use crate::storage::View;
 use crate::storage::draft::Draft;
+use crate::util::metrics;
 
 /// Answers whether a lease exists.
 pub type Leases<'a> = dyn Fn(i64) -> bool + 'a;
@@ -195,6 +196,7 @@ impl Store {
     ) -> Result<usize, Error> {
         let mut keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         keys.sort_unstable();
+        metrics::DELETES.inc_by(keys.len() as u64);
         let mut change = self.begin(origin);
         let deleted = keys
             .into_iter()
@@ -256,6 +258,8 @@ impl Store {
                 lease = previous.lease;
             }
         }
+        metrics::PUTS.inc();
+        metrics::PUT_SIZE.add((request.key.len() + value.len()) as i64);
         let at = change.next();
         let handle = self.cache.push(lease, value);
         let version = self.index.put(&request.key, at, handle);
@@ -273,6 +277,7 @@ impl Store {
         change: &mut Change,
         request: &DeleteRangeRequest,
     ) -> storage::Result<DeleteRangeResponse> {
+        metrics::DELETES.inc();
         let range = KeyRange::new(&request.key, &request.range_end);
         let mut found = Vec::new();
         let now = change.current();

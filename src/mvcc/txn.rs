@@ -37,6 +37,7 @@ use crate::proto::mvccpb::KeyValue;
 use crate::storage;
 use crate::storage::View;
 use crate::storage::draft::Draft;
+use crate::util::metrics;
 
 /// The checks that need no state: sizes, keys, and that no key is written twice.
 pub fn check(request: &TxnRequest, max_ops: usize) -> Result<(), ApiError> {
@@ -264,6 +265,7 @@ impl Store {
         let path = self.ready(draft, request, leases)?;
         let mut change = self.begin(origin);
         let mut response = self.run(draft, &mut change, request, &path)?;
+        metrics::TXNS.inc_by(u64::from(response.responses.len() > 1));
         self.commit(change);
         response.header = header(self.revision());
         Ok(response)
@@ -281,6 +283,7 @@ impl Store {
                 response: Some(Response::ResponseRange(self.range(view, range)?)),
             });
         }
+        metrics::TXNS.inc_by(u64::from(responses.len() > 1));
         Ok(TxnResponse {
             header: header(self.revision()),
             succeeded: path.succeeded,

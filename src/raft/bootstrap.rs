@@ -207,10 +207,12 @@ pub struct DataDir {
 const BBOLT_MAGIC: ([u8; 4], u64) = (0xED0C_DAED_u32.to_le_bytes(), 16);
 
 impl DataDir {
-    /// Looks at `path`, refuses what is not ours, makes what is missing, and takes the lock.
-    pub fn open(disk: &dyn Disk, path: &Path) -> Result<DataDir, Fault> {
-        let member = path.join("member");
-        let (wal, snap) = (member.join("wal"), member.join("snap"));
+    /// Looks at `path`, refuses what is not ours, makes what is missing, and takes the lock. The log may
+    /// have a directory of its own elsewhere.
+    pub fn open(disk: &dyn Disk, path: &Path, wal: Option<&Path>) -> Result<DataDir, Fault> {
+        let (member, elsewhere) = (path.join("member"), wal);
+        let wal = elsewhere.map_or_else(|| member.join("wal"), Path::to_path_buf);
+        let snap = member.join("snap");
         let names = names(disk, path)?;
         classify(path, &names)?;
         refuse_foreign(disk, &snap)?;

@@ -95,6 +95,8 @@ const SIZE_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Options {
     pub data_dir: PathBuf,
+    /// Directory of the log, if not inside the data directory.
+    pub wal_dir: Option<PathBuf>,
     pub initial: Initial,
     pub engine: engine::Kind,
     pub timing: Timing,
@@ -112,6 +114,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Skips every sync of the log. For throw-away data only.
     pub no_sync: bool,
+    /// Entries that take longer to apply are told.
+    pub warn_apply: Duration,
 }
 
 impl Default for Options {
@@ -119,6 +123,7 @@ impl Default for Options {
         let wal = wal::Options::default();
         Options {
             data_dir: PathBuf::from("default.etcd"),
+            wal_dir: None,
             initial: Initial::default(),
             engine: engine::Kind::default(),
             timing: Timing::default(),
@@ -131,6 +136,7 @@ impl Default for Options {
             log_bytes: 32 << 20,
             segment_bytes: wal.segment_bytes,
             no_sync: wal.no_sync,
+            warn_apply: Duration::from_millis(100),
         }
     }
 }
@@ -482,6 +488,18 @@ impl Node {
         self.0.applier.size.load(Ordering::Relaxed)
     }
 
+    /// Measures the tables on disk now: after space was given back, the quota should know.
+    pub async fn measure_size(&self) -> Result<(), Fault> {
+        let applier = self.0.applier.clone();
+        let measured = tokio::task::spawn_blocking(move || {
+            let (size, _) = applier.tables.size()?;
+            applier.size.store(size, Ordering::Relaxed);
+            Ok(())
+        });
+        // A measurement that was cut off by the end of the process is no loss.
+        measured.await.unwrap_or(Ok(()))
+    }
+
     /// Stops the member: nothing is accepted any more, what is written is flushed, the directory is free.
     pub async fn shutdown(&self) {
         let inner = &self.0;
@@ -733,7 +751,7 @@ struct Opened {
 impl Opened {
     fn open(options: &Options, environment: &Environment) -> Result<Opened, Fault> {
         let disk = &environment.disk;
-        let dir = DataDir::open(&**disk, &options.data_dir)?;
+        let dir = DataDir::open(&**disk, &options.data_dir, options.wal_dir.as_deref())?;
         let planned = match dir.has_log {
             true => None,
             false => Some(options.initial.plan()?),
@@ -795,6 +813,7 @@ impl Opened {
             out_of_space,
             size: AtomicU64::new(self.tables.size()?.0),
             snapshots: SnapshotPace::new(options.snapshot_count, snapshot.min(start.index)),
+            warn_apply: options.warn_apply,
             fatal: environment.fatal.clone(),
         }))
     }

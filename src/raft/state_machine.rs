@@ -12,7 +12,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::Stream;
@@ -44,6 +43,7 @@ use super::history::History;
 use super::log_store::Log;
 use crate::error::Error;
 use crate::error::Fault;
+use crate::machine::Command;
 use crate::machine::Context;
 use crate::machine::Machine;
 use crate::machine::Reply;
@@ -53,13 +53,10 @@ use crate::storage::Batch as Writes;
 use crate::storage::buffer::Tables;
 use crate::util::clock::Clock;
 use crate::util::metrics;
-use crate::util::text::format_duration;
+use crate::util::text;
 
 /// Proposals applied under one hold of the machine's lock, so that readers get their turn.
 const RUN: usize = 512;
-
-/// What counts as a slow entry.
-const SLOW: Duration = Duration::from_millis(100);
 
 /// How far this member has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +81,8 @@ pub struct Applier {
     /// Bytes of the tables on disk, as last measured.
     pub size: AtomicU64,
     pub snapshots: SnapshotPace,
+    /// Entries that take longer to apply are told.
+    pub warn_apply: Duration,
     pub fatal: Fatal,
 }
 
@@ -216,7 +215,6 @@ impl Applier {
         };
         outcome.last.index = context.index;
         outcome.term = context.term;
-        let start = Instant::now();
         let payload = &entry.payload;
         let writes = match (&payload.batch, &payload.membership) {
             (Some(batch), None) => self.apply_batch(machine, context, batch, outcome)?,
@@ -230,16 +228,6 @@ impl Applier {
             }
         };
         self.tables.write(writes, context.index);
-        let took = start.elapsed();
-        if took > SLOW {
-            metrics::SLOW_APPLIES.inc();
-            warn!(
-                took = %format_duration(took),
-                expected_duration = %format_duration(SLOW),
-                index = context.index,
-                "apply request took too long"
-            );
-        }
         Ok(())
     }
 
@@ -250,7 +238,9 @@ impl Applier {
         batch: &Batch,
         outcome: &mut Outcome,
     ) -> Result<Writes, Fault> {
+        let start = self.clock.uptime();
         let effect = machine.apply(&*self.tables, context, batch.proposals())?;
+        self.note_apply(batch, self.clock.uptime().saturating_sub(start));
         let mut slots = batch.take_slots().into_iter();
         for (proposal, result) in batch.proposals().iter().zip(effect.outcomes) {
             if !result.events.is_empty() {
@@ -271,6 +261,44 @@ impl Applier {
             answers.push((slot, result.reply));
         }
         Ok(effect.writes)
+    }
+
+    fn note_apply(&self, batch: &Batch, took: Duration) {
+        let first = batch.proposals().first();
+        let command = first.and_then(|it| it.request.as_ref()?.command.as_ref());
+        let op = command.map_or("None", operation);
+        metrics::APPLY_DURATION
+            .with_label_values(&["v3", op, "true"])
+            .observe(took.as_secs_f64());
+        if took > self.warn_apply {
+            metrics::SLOW_APPLIES.inc();
+            warn!(
+                took = %text::format_duration(took),
+                "expected-duration" = %text::format_duration(self.warn_apply),
+                prefix = "",
+                request = op,
+                response = format!("proposals:{}", batch.proposals().len()),
+                "apply request took too long"
+            );
+        }
+    }
+}
+
+/// A command as etcd's metrics name it.
+fn operation(command: &Command) -> &'static str {
+    match command {
+        Command::Put(_) => "Put",
+        Command::DeleteRange(_) => "DeleteRange",
+        Command::Txn(_) => "Txn",
+        Command::Compaction(_) => "Compaction",
+        Command::LeaseGrant(_) => "LeaseGrant",
+        Command::LeaseRevoke(_) | Command::LeaseExpire(_) => "LeaseRevoke",
+        Command::LeaseCheckpoint(_) => "LeaseCheckpoint",
+        Command::Alarm(_) => "Alarm",
+        Command::ClusterVersionSet(_) => "ClusterVersionSet",
+        Command::ClusterMemberAttrSet(_) => "ClusterMemberAttrSet",
+        Command::DowngradeInfoSet(_) => "DowngradeInfoSet",
+        _ => "Auth",
     }
 }
 

@@ -32,6 +32,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use ::http::Request;
 use ::http::Response;
@@ -68,8 +69,10 @@ use crate::machine;
 use crate::raft;
 use crate::raft::Node;
 use crate::storage::buffer;
+use crate::storage::disk;
 use crate::util::telemetry;
 use crate::util::telemetry::raw;
+use crate::util::text;
 
 const OK: u8 = 0;
 const REFUSED: u8 = 1;
@@ -79,6 +82,9 @@ const MISUSED: u8 = 2;
 const PEER_DRAIN: Duration = Duration::from_secs(1);
 /// How long the member's own tasks may take to end.
 const KEEPER_DRAIN: Duration = Duration::from_secs(2);
+/// How often a directory in use is tried again, and when that is told.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// A file limit at or below this leaves nothing for connections.
 const FEWEST_FILES: u64 = 150;
 
@@ -303,42 +309,40 @@ impl Sockets {
     }
 }
 
+/// Waits while another process has the data directory, as etcd does.
+async fn wait_for_directory(config: &Config) {
+    let member = config.data_dir.join("member");
+    let start = Instant::now();
+    let mut told = false;
+    while member.is_dir() && disk::lock_dir(&member).is_err() {
+        if !told && start.elapsed() > LOCK_PATIENCE {
+            told = true;
+            info!(
+                path = %member.display(),
+                took = %text::format_duration(start.elapsed()),
+                "db file is flocked by another process, or taking too long"
+            );
+        }
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
+}
+
 /// What the data directory holds already.
-fn classify(config: &Config) -> Result<bool, String> {
+fn classify(config: &Config) -> bool {
     let dir = config.data_dir.display().to_string();
     if config.data_dir_defaulted {
         warn!("data-dir" = dir, "'data-dir' was empty; using default");
     }
-    let mut initialized = false;
-    for entry in fs::read_dir(&config.data_dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        match entry.file_name().to_string_lossy().as_ref() {
-            "member" => initialized = true,
-            "proxy" => return Err(format!("invalid datadir {dir}: it belongs to a v2 proxy")),
-            other => warn!(
-                filename = other,
-                "data-dir" = dir,
-                "found invalid file under data directory"
-            ),
-        }
-    }
-    if initialized {
-        info!(
-            "data-dir" = dir,
-            "dir-type" = "member",
-            "server has already been initialized"
-        );
-    } else {
+    // What else may be in the way is told when the directory is opened.
+    let initialized = config.data_dir.join("member").is_dir();
+    if !initialized {
         info!(
             "data-dir" = dir,
             "dir-type" = "empty",
             "Initialize and start etcd server"
         );
     }
-    Ok(initialized)
+    initialized
 }
 
 /// Returns true if there is a log, which knows more than any flag.
@@ -376,6 +380,8 @@ fn raft_options(config: &Config) -> Result<raft::Options, String> {
     let engine = config.storage_engine.parse();
     Ok(raft::Options {
         data_dir: config.data_dir.clone(),
+        wal_dir: config.wal_dir.clone(),
+        warn_apply: config.warn_apply,
         initial: raft::Initial {
             name: config.name.clone(),
             cluster: config.initial_cluster.clone(),
@@ -422,7 +428,7 @@ struct Running {
 
 async fn run(config: Config) -> Result<Ending, String> {
     let mut signals = Signals::new().map_err(|error| error.to_string())?;
-    let initialized = classify(&config)?;
+    let initialized = classify(&config);
     let sockets = Sockets::bind(&config)?;
     check_bootstrap(&config)?;
     monitor::log_start(&config, initialized);
@@ -435,8 +441,12 @@ async fn run(config: Config) -> Result<Ending, String> {
     let options = raft_options(&config)?;
     let environment = raft::Environment::real(Arc::new(raft::Alone));
     // Whatever the start waits for, a signal ends it.
+    let started = async {
+        wait_for_directory(&config).await;
+        Node::start(options, environment).await
+    };
     let node = tokio::select! {
-        node = Node::start(options, environment) => node.map_err(|fault| fault.to_string())?,
+        node = started => node.map_err(|fault| fault.to_string())?,
         ending = signals.next() => {
             info!(signal = ending.name(), "received signal; shutting down");
             return Ok(ending);

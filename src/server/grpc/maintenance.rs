@@ -95,6 +95,7 @@ impl Service {
         let tables = node.tables().clone();
         let done = tokio::task::spawn_blocking(move || tables.compact()).await;
         done.map_err(lost)??;
+        node.measure_size().await?;
         let (after, in_use) = sizes(&self.member).await?;
         info!(
             path = dir,

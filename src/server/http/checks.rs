@@ -55,7 +55,7 @@ pub async fn run(member: &Member, root: Root<'_>, query: &str) -> Response<Body>
         warn!(checks = unknown, "some health checks cannot be excluded");
     }
     let chosen: Vec<&'static str> = match root.only {
-        None => root.checks.iter().copied().collect(),
+        None => root.checks.to_vec(),
         Some(only) => root
             .checks
             .iter()
