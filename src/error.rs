@@ -327,7 +327,7 @@ impl std::error::Error for ApiError {}
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The operating system refused something.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {}", path.display(), os_text(source))]
     Io {
         doing: &'static str,
         path: PathBuf,
@@ -339,6 +339,17 @@ pub enum Fault {
     /// The files are sound but not ours to open: a foreign, newer or busy directory.
     #[error("{0}")]
     Refused(String),
+}
+
+/// The operating system's complaint as Go words it: no capital, no number.
+pub fn os_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_lowercase().to_string())
+        + letters.as_str()
 }
 
 impl Fault {
@@ -399,6 +410,14 @@ impl From<Error> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn complaints_of_the_system_read_as_in_go() {
+        let error = std::io::Error::from_raw_os_error(98);
+        assert_eq!(os_text(&error), "address already in use");
+        let fault = Fault::io("creating", "/a", std::io::Error::from_raw_os_error(20));
+        assert_eq!(fault.to_string(), "creating /a: not a directory");
+    }
 
     #[test]
     fn each_text_finds_its_own_error() {

@@ -492,8 +492,9 @@ impl Node {
     pub async fn measure_size(&self) -> Result<(), Fault> {
         let applier = self.0.applier.clone();
         let measured = tokio::task::spawn_blocking(move || {
-            let (size, _) = applier.tables.size()?;
-            applier.size.store(size, Ordering::Relaxed);
+            applier
+                .size
+                .store(size(&applier.tables)?, Ordering::Relaxed);
             Ok(())
         });
         // A measurement that was cut off by the end of the process is no loss.
@@ -667,9 +668,9 @@ impl Inner {
         loop {
             interval.tick().await;
             let tables = self.applier.tables.clone();
-            let size = tokio::task::spawn_blocking(move || tables.size()).await;
+            let size = tokio::task::spawn_blocking(move || size(&tables)).await;
             match size {
-                Ok(Ok((size, _))) => self.applier.size.store(size, Ordering::Relaxed),
+                Ok(Ok(size)) => self.applier.size.store(size, Ordering::Relaxed),
                 Ok(Err(fault)) => return self.applier.fatal.stop(&fault),
                 Err(_) => return,
             }
@@ -693,6 +694,13 @@ impl Node {
     pub async fn inject(&self, waiting: Waiting) -> bool {
         self.0.proposals.send(waiting).await.is_ok()
     }
+}
+
+/// What the tables count against the quota. An engine that compresses must not make the quota a matter of
+/// what the values are.
+fn size(tables: &Tables) -> Result<u64, Fault> {
+    let (disk, live) = tables.size()?;
+    Ok(disk.max(live))
 }
 
 /// Which of etcd's errors a proposal gets that started at `start` and ran out of time.
@@ -811,7 +819,7 @@ impl Opened {
             applied_term: AtomicU64::new(applied.as_ref().map_or(0, entry::term)),
             elsewhere: Elsewhere::default(),
             out_of_space,
-            size: AtomicU64::new(self.tables.size()?.0),
+            size: AtomicU64::new(size(&self.tables)?),
             snapshots: SnapshotPace::new(options.snapshot_count, snapshot.min(start.index)),
             warn_apply: options.warn_apply,
             fatal: environment.fatal.clone(),

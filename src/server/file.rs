@@ -14,7 +14,7 @@ use super::flags::Flag;
 use super::flags::Kind;
 use super::flags::Typed;
 use super::flags::Value;
-use super::listener::go_text;
+use crate::error::os_text;
 
 /// Settings that a file cannot have.
 const NOT_IN_FILES: &[&str] = &[
@@ -77,7 +77,7 @@ const SECTIONS: &[Section] = &[
 /// Reads a file on top of the built-in defaults.
 pub fn load(path: &Path) -> Result<Typed, String> {
     let text = fs::read_to_string(path)
-        .map_err(|error| format!("open {}: {}", path.display(), go_text(&error)))?;
+        .map_err(|error| format!("open {}: {}", path.display(), os_text(&error)))?;
     read(&text)
 }
 

@@ -43,6 +43,7 @@ use tracing::warn;
 use super::body::Body;
 use super::config::Config;
 use super::url::Url;
+use crate::error::os_text;
 
 /// How long a connection may take to say what it speaks.
 const GREETING: Duration = Duration::from_secs(300);
@@ -77,7 +78,7 @@ impl Bound {
             let text = format!(
                 "listen {network} {}: bind: {}",
                 url.address(),
-                go_text(&error)
+                os_text(&error)
             );
             io::Error::new(error.kind(), text)
         };
@@ -91,17 +92,6 @@ impl Bound {
             address: url.address().to_string(),
         })
     }
-}
-
-/// The operating system's complaint as Go words it.
-pub fn go_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters
-        .next()
-        .map_or_else(String::new, |first| first.to_lowercase().to_string())
-        + letters.as_str()
 }
 
 fn bind_tcp(url: &Url, config: &Config) -> io::Result<std::net::TcpListener> {
@@ -226,7 +216,7 @@ async fn accept<S: Service>(
         let (stream, remote) = match stream {
             Ok(accepted) => accepted,
             Err(error) if is_passing(&error) => {
-                warn!(error = %go_text(&error), "failed to accept a connection");
+                warn!(error = %os_text(&error), "failed to accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -521,11 +511,5 @@ mod tests {
         for (first, want) in cases {
             assert_eq!(tell(first), *want, "{first:?}");
         }
-    }
-
-    #[test]
-    fn errors_read_as_in_go() {
-        let error = io::Error::from_raw_os_error(98);
-        assert_eq!(go_text(&error), "address already in use");
     }
 }

@@ -65,6 +65,7 @@ use self::signals::Signals;
 use self::tasks::Tasks;
 use self::url::Url;
 use crate::error::Fault;
+use crate::error::os_text;
 use crate::machine;
 use crate::raft;
 use crate::raft::Node;
@@ -155,7 +156,7 @@ fn configure(typed: Typed) -> Result<Config, ExitCode> {
         Err(reason) => return Err(refuse_early(&reason)),
     };
     if let Err(error) = telemetry::configure(logging) {
-        return Err(refuse_early(&listener::go_text(&error)));
+        return Err(refuse_early(&os_text(&error)));
     }
     let checked = Config::check(&typed);
     if let Ok(checked) = &checked {

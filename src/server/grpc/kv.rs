@@ -17,6 +17,7 @@ use super::super::member::Member;
 use super::stats::Sizes;
 use super::stats::Stats;
 use super::stats::quoted;
+use crate::error::ApiError;
 use crate::error::Error;
 use crate::machine::Command;
 use crate::machine::Reply;
@@ -145,6 +146,13 @@ impl Service {
         Ok(response)
     }
 
+    /// Waits until the engine has what the buffer had: then what was superseded is gone from it.
+    async fn flush(&self) -> Result<(), Error> {
+        let tables = self.member.node.tables().clone();
+        let flushed = tokio::task::spawn_blocking(move || tables.flush()).await;
+        Ok(flushed.map_err(|_| ApiError::Stopped)??)
+    }
+
     /// Compacts; with `physical` it answers once what was superseded is reclaimed.
     async fn compact(
         &self,
@@ -159,7 +167,8 @@ impl Service {
         if request.physical {
             let mut reclaimed = self.member.reclaimed.clone();
             let done = reclaimed.wait_for(|finished| *finished >= request.revision);
-            done.await.map_err(|_| crate::error::ApiError::Stopped)?;
+            done.await.map_err(|_| ApiError::Stopped)?;
+            self.flush().await?;
         }
         self.member.fill(&mut response.header);
         Ok(response)

@@ -653,7 +653,7 @@ impl Run {
                 let frame = strip(piece.unwrap_or_default(), offset);
                 match decode_frame(&frame, slot.chain) {
                     Ok((Record::Entry(entry), _)) => Ok(entry),
-                    _ => Err(damaged(&self.path, offset, "checksum mismatch in an entry")),
+                    _ => Err(damaged(&self.path, offset, "crc mismatch in an entry")),
                 }
             })
             .collect()

@@ -313,13 +313,8 @@ fn scan(segment: &Segment, successor: Option<&Header>, visit: Visit<'_>) -> Resu
         body_of(sectors, &mut body);
         let mut frames = Frames::new(Bytes::from(body), end.offset, end.chain);
         while let Some(frame) = frames.next() {
-            let (record, place) = frame.map_err(|_| {
-                damaged(
-                    &segment.path,
-                    frames.offset(),
-                    "checksum mismatch in a record",
-                )
-            })?;
+            let (record, place) = frame
+                .map_err(|_| damaged(&segment.path, frames.offset(), "crc mismatch in a record"))?;
             visit(record, place)?;
         }
         end.offset += sectors.len() as u64;
@@ -373,7 +368,7 @@ fn tail(segment: &Segment, window: &mut Window<'_>, mut end: End) -> Result<End>
             Sector::Written { group, .. } if group == expected => end.erase.push(at),
             Sector::Written { .. } => return Err(first_bad(segment, window, &end)?),
             Sector::Spoiled if was_written(sector, place, expected) => {
-                return Err(damaged(&segment.path, at, "checksum mismatch"));
+                return Err(damaged(&segment.path, at, "crc mismatch"));
             }
             Sector::Spoiled => end.erase.push(at),
         }
@@ -393,7 +388,7 @@ fn first_bad(segment: &Segment, window: &mut Window<'_>, end: &End) -> Result<Fa
             Sector::Written { group, following } if group == number && following > 0 => {
                 at += SECTOR as u64;
             }
-            Sector::Spoiled => return Ok(damaged(&segment.path, at, "checksum mismatch")),
+            Sector::Spoiled => return Ok(damaged(&segment.path, at, "crc mismatch")),
             _ => {
                 let reason = "records are missing here, though later ones were written";
                 return Ok(damaged(&segment.path, at, reason));

@@ -109,7 +109,7 @@ impl Header {
             )));
         }
         let Sector::Written { group, .. } = judged else {
-            return Err(damaged(path, 0, "checksum mismatch in the header"));
+            return Err(damaged(path, 0, "crc mismatch in the header"));
         };
         let version = u32::from_le_bytes([sector[8], sector[9], sector[10], sector[11]]);
         if version > VERSION {
@@ -461,12 +461,12 @@ mod tests {
             (
                 &ours,
                 &flipped[..],
-                format!("damaged data in /w/{ours} at byte 0: checksum mismatch in the header"),
+                format!("damaged data in /w/{ours} at byte 0: crc mismatch in the header"),
             ),
             (
                 &ours,
                 &sound[..100],
-                format!("damaged data in /w/{ours} at byte 0: checksum mismatch in the header"),
+                format!("damaged data in /w/{ours} at byte 0: crc mismatch in the header"),
             ),
             (
                 &ours,
