@@ -8,6 +8,7 @@ use clap::Command;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use kv::bench;
 use kv::ctl::Ctl;
 
 const HELP: &str = "\
@@ -51,9 +52,18 @@ fn family() -> Command {
             "server",
             "Runs a member of a cluster; etcd's flags apply",
         ))
-        .subcommand(named(Ctl::command(), "ctl", "The command line client"))
+        // Global flags are completed after `kv ctl`; under each command again they would fill megabytes.
+        .subcommand(named(
+            Ctl::command().mut_args(|arg| arg.global(false)),
+            "ctl",
+            "The command line client",
+        ))
         .subcommand(plain("utl", "Works on data files, without a server"))
-        .subcommand(plain("bench", "Loads a cluster and tells how it did"))
+        .subcommand(named(
+            bench::command(),
+            "bench",
+            "Loads a cluster and tells how it did",
+        ))
         .subcommand(
             plain("completions", "Prints completions for a shell").arg(
                 clap::Arg::new("shell")
@@ -114,6 +124,8 @@ fn man_page() -> Vec<u8> {
     describe(&root, "kv ctl", &mut out);
     let _ = writeln!(out, ".SH \"CLIENT OPTIONS\"");
     options(&root, &mut out);
+    let _ = writeln!(out, ".SH \"BENCH COMMANDS\"");
+    describe(&bench::command(), "kv bench", &mut out);
     let _ = writeln!(
         out,
         ".SH ENVIRONMENT\nEach client option has a variable: ETCDCTL_ENDPOINTS for \\-\\-endpoints, and so on. \

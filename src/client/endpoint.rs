@@ -83,19 +83,45 @@ impl Endpoint {
             .unwrap_or_else(|_| Uri::from_static("http://localhost/"))
     }
 
-    /// Opens a connection; the future in the pair ends when the connection does.
-    pub(super) async fn dial(
-        &self,
-        keepalive: Keepalive,
-    ) -> io::Result<(Connection, impl Future<Output = ()> + use<>)> {
-        let stream: Box<dyn Transport> = match &self.address {
+    async fn connect(&self) -> io::Result<Box<dyn Transport>> {
+        Ok(match &self.address {
             Address::Tcp(host) => {
                 let stream = TcpStream::connect(host).await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
             Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
+    }
+
+    /// Fetches one of the pages a server has besides its API.
+    pub async fn http_get(&self, path: &str) -> io::Result<String> {
+        let stream = TokioIo::new(self.connect().await?);
+        let shake = hyper::client::conn::http1::handshake(stream).await;
+        let (mut send, driver) = shake.map_err(io::Error::other)?;
+        let origin = self.origin();
+        let host = origin.host().unwrap_or_default();
+        let request = http::Request::get(path).header("host", host);
+        let request = request.body(Body::empty()).map_err(io::Error::other)?;
+        let fetch = async {
+            let response = send.send_request(request).await?;
+            response.into_body().collect().await
         };
+        tokio::pin!(driver);
+        let body = tokio::select! {
+            body = fetch => body,
+            Err(error) = &mut driver => Err(error),
+        };
+        let body = body.map_err(io::Error::other)?.to_bytes();
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Opens a connection; the future in the pair ends when the connection does.
+    pub(super) async fn dial(
+        &self,
+        keepalive: Keepalive,
+    ) -> io::Result<(Connection, impl Future<Output = ()> + use<>)> {
+        let stream = self.connect().await?;
         let (send, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

@@ -76,11 +76,11 @@ pub struct Globals {
     pub debug: bool,
 
     /// Connect without TLS unless an endpoint or a certificate asks for it
-    #[arg(long, global = true, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, global = true, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub insecure_transport: bool,
 
     /// Accept DNS records of endpoints without TLS
-    #[arg(long, global = true, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, global = true, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pub insecure_discovery: bool,
 
     /// Do not verify server certificates (for tests only)

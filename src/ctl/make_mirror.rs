@@ -74,7 +74,7 @@ pub struct MakeMirror {
     dest_cacert: String,
 
     /// Connect to the destination without TLS
-    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     dest_insecure_transport: bool,
 
     /// Log in to the destination as username[:password]

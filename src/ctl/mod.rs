@@ -5,6 +5,7 @@
 
 mod alarm;
 mod auth;
+mod check;
 mod compaction;
 mod context;
 mod defrag;
@@ -82,6 +83,7 @@ enum Command {
     Auth(auth::Auth),
     User(user::User),
     Role(role::Role),
+    Check(check::Check),
     Downgrade(downgrade::Downgrade),
     Completion(version::Completion),
     Options(version::Options),
@@ -111,6 +113,7 @@ impl Command {
             Command::Auth(command) => command.run(context).await,
             Command::User(command) => command.run(context).await,
             Command::Role(command) => command.run(context).await,
+            Command::Check(command) => command.run(context).await,
             Command::Downgrade(command) => command.run(context).await,
             Command::Completion(command) => command.run(context),
             Command::Options(command) => command.run(context),

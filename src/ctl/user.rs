@@ -62,7 +62,7 @@ struct Add {
     words: Vec<OsString>,
 
     /// Ask for the password; if false, read it from standard input
-    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     interactive: bool,
 
     /// Supply password from the command line flag
@@ -90,7 +90,7 @@ struct Passwd {
     words: Vec<OsString>,
 
     /// Ask for the password; if false, read it from standard input
-    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, value_name = "bool", default_value = "true", default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     interactive: bool,
 }
 

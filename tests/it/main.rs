@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod generated;
 mod layers;
 mod line;
 mod machine;
