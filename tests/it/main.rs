@@ -6,12 +6,9 @@ mod generated;
 mod layers;
 mod line;
 mod machine;
-<<<<<<< HEAD
 mod mvcc;
 mod mvcc_model;
-=======
 mod server;
->>>>>>> e6aafbf (server: process tests; quota by live bytes, crc mismatch by name)
 #[allow(dead_code)]
 mod support;
 mod transcript;
