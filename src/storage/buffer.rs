@@ -149,9 +149,11 @@ impl Tables {
         Ok(())
     }
 
-    /// Bytes on disk and, of those, bytes of live pairs.
+    /// Bytes on disk, and bytes of live pairs, where what still waits for the engine counts as live.
     pub fn size(&self) -> Result<(u64, u64)> {
-        Ok((self.shared.engine.size()?, self.shared.live.lock().bytes))
+        let waiting = self.shared.waiting_bytes.load(Ordering::Relaxed) as u64;
+        let live = self.shared.live.lock().bytes + waiting;
+        Ok((self.shared.engine.size()?, live))
     }
 
     /// Gives unused space back; blocks until done. See [`Engine::compact`].
