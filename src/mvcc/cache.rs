@@ -1,16 +1,27 @@
-//! The newest values, kept in memory within a byte budget.
+//! Values kept in memory within a byte budget: those just written, and those read back.
 //!
-//! A ring of equal chunks: values are appended, and when the budget is used up the oldest chunk is given
-//! up whole. A handle is a position in everything ever appended, so one that points before the oldest
-//! chunk is a miss, and none can point at another key's value.
+//! [`Cache`] is a ring of equal chunks: values are appended as they are written, and when the budget is
+//! used up the oldest chunk is given up whole. A handle is a position in everything ever appended, so one
+//! that points before the oldest chunk is a miss, and none can point at another key's value.
+//!
+//! A key that is read often and written never leaves the ring. [`Reread`] keeps what had to be read from
+//! the tables, by revision; a revision never changes, so nothing in it is ever out of date.
 
+use std::collections::HashMap;
 use std::collections::VecDeque;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
 
 use prost::encoding::decode_varint;
 use prost::encoding::encode_varint;
 use prost::encoding::encoded_len_varint;
 
+use super::Revision;
 use super::index::Handle;
+use super::record::Record;
+use crate::storage;
+use crate::storage::View;
 
 /// Chunks are this large, or an eighth of a small budget.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -90,9 +101,107 @@ impl Cache {
     }
 }
 
+/// Values that were read from the tables, oldest out first.
+pub struct Reread {
+    budget: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    values: HashMap<Revision, (i64, Bytes)>,
+    order: VecDeque<Revision>,
+    bytes: usize,
+}
+
+/// What a kept value takes beside its bytes.
+const KEPT_OVERHEAD: usize = 120;
+
+impl Reread {
+    pub fn new(budget: usize) -> Reread {
+        Reread {
+            budget,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// Returns the lease and value of a version that exists.
+    pub fn load(&self, view: &dyn View, at: Revision) -> storage::Result<(i64, Bytes)> {
+        if let Some(found) = self.kept.lock().values.get(&at) {
+            return Ok(found.clone());
+        }
+        let record = Record::load(view, at)?;
+        let found = (record.kv.lease, record.kv.value);
+        // A slice would keep the whole record, and whatever it is a part of.
+        let size = found.1.len() + KEPT_OVERHEAD;
+        if size <= self.budget / 8 {
+            let value = Bytes::copy_from_slice(&found.1);
+            self.keep(at, (found.0, value), size);
+        }
+        Ok(found)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.kept.lock().bytes
+    }
+
+    fn keep(&self, at: Revision, value: (i64, Bytes), size: usize) {
+        let mut kept = self.kept.lock();
+        if kept.values.insert(at, value).is_some() {
+            return;
+        }
+        kept.order.push_back(at);
+        kept.bytes += size;
+        while kept.bytes > self.budget {
+            let oldest = kept.order.pop_front().expect("what has bytes has an entry");
+            let (_, value) = kept.values.remove(&oldest).expect("both name the same");
+            kept.bytes -= value.len() + KEPT_OVERHEAD;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mvcc::index::Version;
+    use crate::mvcc::record;
+    use crate::mvcc::record::Encoder;
+    use crate::storage::Batch;
+    use crate::storage::Engine;
+    use crate::storage::Table;
+    use crate::storage::engine::memory::Memory;
+
+    #[test]
+    fn values_read_back_are_kept_within_the_budget() {
+        let tables = Memory::new();
+        let encoder = Encoder::new(&Default::default());
+        let at = |main| Revision { main, sub: 0 };
+        let mut batch = Batch::default();
+        for main in 2..100 {
+            let version = Version {
+                modified: at(main),
+                created: main,
+                version: 1,
+            };
+            let (bytes, _) = encoder.put(b"k", version, &[main as u8; 100], main);
+            batch.put(Table::Revisions, record::key(at(main)).to_vec(), bytes);
+        }
+        tables.commit(&batch).expect("written");
+        let reread = Reread::new(4000);
+        for main in 2..100 {
+            for _ in 0..2 {
+                let (lease, value) = reread.load(&tables, at(main)).expect("there");
+                assert_eq!((lease, &value[..]), (main, &[main as u8; 100][..]));
+            }
+        }
+        assert!((3000..=4000).contains(&reread.bytes()));
+        let nothing = Memory::new();
+        assert!(reread.load(&nothing, at(99)).is_ok(), "still kept");
+        assert!(
+            reread.load(&nothing, at(2)).is_err(),
+            "given up, and not in the tables"
+        );
+    }
 
     #[test]
     fn a_value_is_found_until_its_chunk_is_given_up() {

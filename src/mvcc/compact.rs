@@ -183,9 +183,9 @@ impl Store {
     /// may go straight to [`Store::compact_slice`].
     pub fn compaction_hash(&self) -> Option<HashScan> {
         let job = self.compactor.jobs.front()?;
-        job.hash
-            .is_none()
-            .then(|| HashScan::of_compaction(self, job.revision, job.previous))
+        // With so many behind it, this one's hash would be forgotten before anyone could ask.
+        let wanted = job.hash.is_none() && self.compactor.jobs.len() <= REMEMBERED;
+        wanted.then(|| HashScan::of_compaction(self, job.revision, job.previous))
     }
 
     /// Gives back the result of [`Store::compaction_hash`].

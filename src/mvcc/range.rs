@@ -7,16 +7,17 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 
 use super::Store;
 use super::cache::Cache;
+use super::cache::Reread;
 use super::compact::Pin;
 use super::index::Handle;
 use super::index::Version;
-use super::record::Record;
 use crate::error::ApiError;
 use crate::error::Error;
 use crate::proto::KeyRange;
@@ -167,6 +168,7 @@ pub struct RangeScan {
     next: Option<Vec<u8>>,
     page: Page,
     pin: Option<Pin>,
+    reread: Arc<Reread>,
 }
 
 /// When values are copied.
@@ -179,7 +181,8 @@ enum Wanted {
 }
 
 impl RangeScan {
-    /// Starts a Range on `store`. `request` has passed [`check`].
+    /// Starts a Range on `store`. `request` has passed [`check`]. What it reads stays readable from now on,
+    /// whatever is written or compacted before the next step.
     pub fn start(store: &Store, request: &RangeRequest) -> Result<RangeScan, ApiError> {
         RangeScan::start_at(store, request, store.revision())
     }
@@ -223,6 +226,7 @@ impl RangeScan {
             next: None,
             page: Page::default(),
             pin: None,
+            reread: Arc::clone(&store.reread),
         };
         if request.range_end.is_empty() {
             scan.point(store, request.count_only);
@@ -230,6 +234,7 @@ impl RangeScan {
             scan.count = store.index.count(&scan.range, revision);
             let walk = scan.count > 0 && !request.count_only;
             scan.next = walk.then(|| scan.range.start.clone());
+            scan.hold(store);
         }
         if request.count_only {
             scan.limit = usize::MAX;
@@ -310,13 +315,13 @@ impl RangeScan {
             .sort
             .is_some_and(|sort| sort.target == SortTarget::Value)
         {
-            self.page.load(view)?;
+            self.page.load(view, &self.reread)?;
         }
         if let Some(sort) = self.sort {
             self.page.sort(sort);
         }
         self.page.items.truncate(self.limit);
-        self.page.load(view)?;
+        self.page.load(view, &self.reread)?;
         let mut kvs = self.page.into_kvs();
         if self.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
@@ -404,17 +409,14 @@ impl Page {
         self.items = items;
     }
 
-    fn load(&mut self, view: &dyn View) -> storage::Result<()> {
+    fn load(&mut self, view: &dyn View, reread: &Reread) -> storage::Result<()> {
         if !std::mem::take(&mut self.stored) {
             return Ok(());
         }
         for item in &mut self.items {
             if matches!(item.value, Value::Stored) {
-                let kv = Record::load(view, item.version.modified)?.kv;
-                item.value = Value::Loaded {
-                    lease: kv.lease,
-                    value: kv.value,
-                };
+                let (lease, value) = reread.load(view, item.version.modified)?;
+                item.value = Value::Loaded { lease, value };
             }
         }
         Ok(())
@@ -454,13 +456,14 @@ pub struct Slice {
 pub struct PendingSlice {
     page: Page,
     next: Option<Vec<u8>>,
+    reread: Arc<Reread>,
     _pin: Pin,
 }
 
 impl PendingSlice {
     /// Loads what is missing; no lock needs to be held.
     pub fn load(mut self, view: &dyn View) -> storage::Result<Slice> {
-        self.page.load(view)?;
+        self.page.load(view, &self.reread)?;
         Ok(Slice {
             kvs: self.page.into_kvs(),
             next: self.next,
@@ -517,6 +520,7 @@ impl Store {
         Ok(PendingSlice {
             page,
             next,
+            reread: Arc::clone(&self.reread),
             _pin: self.pin(revision),
         })
     }

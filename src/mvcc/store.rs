@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::Event;
 use super::Revision;
 use super::cache::Cache;
+use super::cache::Reread;
 use super::compact::Compactor;
 use super::compact::Sizes;
 use super::index::Handle;
@@ -17,7 +18,6 @@ use super::range::header;
 use super::record;
 use super::record::Encoder;
 use super::record::Pages;
-use super::record::Record;
 use crate::error::ApiError;
 use crate::error::Error;
 use crate::proto::KeyRange;
@@ -58,11 +58,15 @@ pub fn check_delete(request: &DeleteRangeRequest) -> Result<(), ApiError> {
     }
 }
 
+/// One part in this many of the cache is for values read back, the rest for values just written.
+const REREAD_SHARE: usize = 4;
+
 /// Every key and its history since the last compaction.
 pub struct Store {
     pub(super) revision: i64,
     pub(super) index: Index,
     pub(super) cache: Cache,
+    pub(super) reread: Arc<Reread>,
     pub(super) compactor: Compactor,
     pub(super) sizes: Sizes,
     events: Vec<Arc<Event>>,
@@ -108,7 +112,8 @@ impl Store {
             // The newest revision always has a record: reclaiming leaves a tombstone at the compacted one.
             revision: compactor.compacted.max(1),
             index: Index::new(),
-            cache: Cache::new(cache_bytes),
+            cache: Cache::new(cache_bytes - cache_bytes / REREAD_SHARE),
+            reread: Arc::new(Reread::new(cache_bytes / REREAD_SHARE)),
             compactor,
             sizes: Sizes::default(),
             events: Vec::new(),
@@ -140,9 +145,9 @@ impl Store {
         self.sizes.total()
     }
 
-    /// The bytes the value cache takes.
+    /// The bytes that cached values take.
     pub fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
+        self.cache.bytes() + self.reread.bytes()
     }
 
     /// Returns the revision to read for an asked one: 0 and below mean the current one.
@@ -335,15 +340,16 @@ impl Store {
         version: Version,
         handle: Handle,
     ) -> storage::Result<KeyValue> {
-        let Some((lease, value)) = self.cache.get(handle) else {
-            return Ok(Record::load(view, version.modified)?.kv);
+        let (lease, value) = match self.cache.get(handle) {
+            Some((lease, value)) => (lease, Bytes::copy_from_slice(value)),
+            None => self.reread.load(view, version.modified)?,
         };
         Ok(KeyValue {
             key: Bytes::copy_from_slice(key),
             create_revision: version.created,
             mod_revision: version.modified.main,
             version: version.version,
-            value: Bytes::copy_from_slice(value),
+            value,
             lease,
         })
     }
