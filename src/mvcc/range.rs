@@ -650,3 +650,123 @@ impl Chunks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mvcc::Progress;
+    use crate::proto::etcdserverpb::PutRequest;
+    use crate::proto::kvpb::Origin;
+    use crate::storage::Engine;
+    use crate::storage::draft::Draft;
+    use crate::storage::engine::memory::Memory;
+
+    struct Bench {
+        tables: Memory,
+        store: Store,
+    }
+
+    impl Bench {
+        /// A store of `keys` keys with the value `old`, none of which is cached.
+        fn new(keys: usize) -> Bench {
+            let tables = Memory::new();
+            let store = Store::restore(&tables, 0).expect("an empty store");
+            let mut bench = Bench { tables, store };
+            bench.put_all(keys, b"old");
+            bench
+        }
+
+        fn put_all(&mut self, keys: usize, value: &[u8]) {
+            let mut draft = Draft::over(&self.tables);
+            for key in 0..keys {
+                let request = PutRequest {
+                    key: format!("{key:06}").into_bytes(),
+                    value: value.to_vec(),
+                    ..PutRequest::default()
+                };
+                let origin = Origin::default();
+                let put = self.store.put(&mut draft, &request, &|_| false, &origin);
+                put.expect("nothing refuses it");
+            }
+            let batch = draft.into_batch();
+            self.tables.commit(&batch).expect("written");
+        }
+
+        fn compact(&mut self) -> Progress {
+            let mut draft = Draft::over(&self.tables);
+            let now = self.store.revision();
+            self.store.compact(&mut draft, now).expect("a new revision");
+            let batch = draft.into_batch();
+            self.tables.commit(&batch).expect("written");
+            loop {
+                let (batch, progress) = self.store.compact_slice();
+                self.tables.commit(&batch).expect("written");
+                if progress != Progress::More {
+                    return progress;
+                }
+            }
+        }
+    }
+
+    fn everything() -> RangeRequest {
+        RangeRequest {
+            key: vec![0],
+            range_end: vec![0],
+            ..RangeRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_range_that_has_begun_sees_its_revision_to_the_end() {
+        const KEYS: usize = 2 * STEP_KEYS + 10;
+        // The world changes before the first, second, third step, and before the values are loaded.
+        for changed_before in 0..4 {
+            let mut bench = Bench::new(KEYS);
+            let mut scan = RangeScan::start(&bench.store, &everything()).expect("readable");
+            let mut more = true;
+            for step in 0..4 {
+                if step == changed_before {
+                    bench.put_all(KEYS, b"new");
+                    assert_eq!(bench.compact(), Progress::Held);
+                }
+                assert!(more || step == 3);
+                more = more && scan.step(&bench.store);
+            }
+            let response = scan.finish(&bench.tables).expect("nothing is gone");
+            assert_eq!(response.kvs.len(), KEYS);
+            assert!(response.kvs.iter().all(|kv| kv.value == "old"));
+            assert_eq!(response.header, header(KEYS as i64 + 1));
+            let (batch, progress) = bench.store.compact_slice();
+            assert!(!batch.is_empty() && progress == Progress::More);
+        }
+    }
+
+    #[test]
+    fn a_single_key_that_is_found_stays_readable() {
+        let mut bench = Bench::new(1);
+        let request = RangeRequest {
+            key: b"000000".to_vec(),
+            ..RangeRequest::default()
+        };
+        let scan = RangeScan::start(&bench.store, &request).expect("readable");
+        bench.put_all(1, b"new");
+        assert_eq!(bench.compact(), Progress::Held);
+        let response = scan.finish(&bench.tables).expect("nothing is gone");
+        assert_eq!(response.kvs[0].value, "old");
+    }
+
+    #[test]
+    fn a_stream_ends_when_a_compaction_passes_it() {
+        let mut bench = Bench::new(20);
+        let mut chunks = Chunks::start(&bench.store, &everything(), 1 << 20).expect("readable");
+        let chunk = chunks.gather(&bench.store).expect("readable");
+        bench.put_all(20, b"new");
+        assert_eq!(bench.compact(), Progress::Held);
+        let sent = chunk.load(&bench.tables).expect("gathered is readable");
+        assert_eq!(sent.kvs.len(), FIRST_CHUNK);
+        assert!(matches!(
+            chunks.gather(&bench.store),
+            Err(ApiError::Compacted)
+        ));
+    }
+}

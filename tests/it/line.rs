@@ -104,7 +104,7 @@ pub fn unescape(word: &str) -> Vec<u8> {
 fn words_may_be_quoted_and_escaped() {
     let mut line = Line::parse(r#"say a "b c" limit=3 "" fast"#);
     assert_eq!((line.option("limit"), line.flag("fast")), (Some(3), true));
-    assert_eq!(line.flag("fast"), false);
+    assert!(!line.flag("fast"));
     assert_eq!(line.rest(), ["a", "b c", ""]);
     assert_eq!(unescape(r"a\x00\\x\n"), b"a\0\\x\n");
 }
