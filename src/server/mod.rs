@@ -310,18 +310,20 @@ impl Sockets {
     }
 }
 
-/// Waits while another process has the data directory, as etcd does.
+/// Waits while another process has the data directory, as etcd does, so that a successor may be started
+/// before its predecessor is gone. Unlike etcd it does not wait for ever: after a while the start goes on,
+/// and is refused by name.
 async fn wait_for_directory(config: &Config) {
     let member = config.data_dir.join("member");
     let start = Instant::now();
     let mut told = false;
-    while member.is_dir() && disk::lock_dir(&member).is_err() {
-        if !told && start.elapsed() > LOCK_PATIENCE {
+    while member.is_dir() && disk::lock_dir(&member).is_err() && start.elapsed() < LOCK_PATIENCE {
+        if !told {
             told = true;
-            info!(
+            warn!(
                 path = %member.display(),
-                took = %text::format_duration(start.elapsed()),
-                "db file is flocked by another process, or taking too long"
+                "patience" = %text::format_duration(LOCK_PATIENCE),
+                "the data directory is in use by another process; waiting for it"
             );
         }
         tokio::time::sleep(LOCK_RETRY).await;
