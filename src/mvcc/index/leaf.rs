@@ -303,7 +303,7 @@ impl<const N: usize> Leaf<N> {
     }
 
     /// Takes over all keys of the leaf to the right. Both must fit.
-    pub(super) fn absorb(&mut self, mut right: Box<Leaf<N>>) {
+    pub(super) fn absorb(&mut self, mut right: Leaf<N>) {
         assert!(self.len() + right.len() <= N, "two leaves that do not fit");
         let mut keys = self.keys();
         for index in 0..right.len() {

@@ -256,7 +256,7 @@ impl<const N: usize> Node<N> {
     /// Takes over everything below the node to the right, which is of the same height.
     fn absorb(&mut self, separator: &[u8], right: Node<N>) {
         match (self, right) {
-            (Node::Leaf(leaf), Node::Leaf(right)) => leaf.absorb(right),
+            (Node::Leaf(leaf), Node::Leaf(right)) => leaf.absorb(*right),
             (Node::Inner(inner), Node::Inner(right)) => inner.absorb(separator, *right),
             _ => unreachable!("neighbours of unequal height"),
         }
@@ -567,21 +567,6 @@ impl<const N: usize> Inner<N> {
     }
 }
 
-/// Counts the nodes that reads and compactions look into: cost, without a clock.
-#[cfg(test)]
-pub(super) mod touched {
-    use std::cell::Cell;
-
-    thread_local!(pub(crate) static NODES: Cell<usize> = const { Cell::new(0) });
-
-    /// Nodes touched by `work`.
-    pub(crate) fn by(work: impl FnOnce()) -> usize {
-        NODES.set(0);
-        work();
-        NODES.get()
-    }
-}
-
 #[inline]
 fn touch() {
     #[cfg(test)]
@@ -669,5 +654,20 @@ impl<const N: usize> Inner<N> {
                 assert_eq!(logged, live, "a log at {revision} of {since}..={now}");
             }
         }
+    }
+}
+
+/// Counts the nodes that reads and compactions look into: cost, without a clock.
+#[cfg(test)]
+pub(super) mod touched {
+    use std::cell::Cell;
+
+    thread_local!(pub(crate) static NODES: Cell<usize> = const { Cell::new(0) });
+
+    /// Nodes touched by `work`.
+    pub(crate) fn by(work: impl FnOnce()) -> usize {
+        NODES.set(0);
+        work();
+        NODES.get()
     }
 }

@@ -1,6 +1,7 @@
 //! The tree against the model, and what it costs, without a clock.
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use fastrand::Rng;
 
@@ -620,25 +621,20 @@ fn figures() {
         let amid = cluster.now - 100_000;
         reads(&mut cluster, "old", amid);
         reads(&mut cluster, "oldest", before);
-        let (mut freed, mut total, now) = (Vec::new(), 0, cluster.now);
+        let (mut freed, now) = (Vec::new(), cluster.now);
         let (mut slices, mut versions) = (Vec::new(), 0);
-        let mut done = false;
+        let (begin, mut done) = (cpu_nanos(), false);
         while !done {
             freed.clear();
-            let before = cpu_nanos();
+            let before = Instant::now();
             done = cluster.tree.compact(now, 16, &mut freed);
-            slices.push(cpu_nanos() - before);
-            total += slices[slices.len() - 1];
+            slices.push(before.elapsed());
             versions += freed.len() as u64;
         }
+        let each = (cpu_nanos() - begin) / versions;
         slices.sort();
-        println!(
-            "compaction: {} slices, median {} ns, worst {:?} ns, {} ns a version",
-            slices.len(),
-            slices[slices.len() / 2],
-            &slices[slices.len() - 4..],
-            total / versions
-        );
+        let [half, most] = [50, 99].map(|percent| slices[slices.len() * percent / 100]);
+        println!("compaction: {each} ns a version; slices p50 {half:?} p99 {most:?}");
         println!("compacted: {}", cluster.tree.root.bytes() / count);
         let mut stored = Vec::new();
         let all = KeyRange::new(b"\0", b"\0");
