@@ -71,6 +71,7 @@ use crate::raft;
 use crate::raft::Node;
 use crate::storage::buffer;
 use crate::storage::disk;
+use crate::storage::engine;
 use crate::util::telemetry;
 use crate::util::telemetry::raw;
 use crate::util::text;
@@ -92,6 +93,7 @@ const FEWEST_FILES: u64 = 150;
 /// Runs the server with the given command line, the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     telemetry::init();
+    report_panics();
     let words = args.iter().skip(1).map(|word| word.to_string_lossy());
     let words: Vec<String> = words.map(|word| word.into_owned()).collect();
     let typed = match flags::parse(&words) {
@@ -118,6 +120,15 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(config) => start(config),
         Err(code) => code,
     }
+}
+
+/// What some damage to the storage ends in is a panic of the engine's library: one line names the files.
+fn report_panics() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match engine::describe_panic(panic) {
+        Some(reason) => error!("{reason}"),
+        None => otherwise(panic),
+    }));
 }
 
 fn version_text() -> String {

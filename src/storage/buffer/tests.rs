@@ -320,7 +320,7 @@ fn a_writer_waits_for_an_engine_that_is_behind() {
         );
         batch
     };
-    const WRITES: usize = 2 * BACKLOG_BYTES >> 20;
+    const WRITES: usize = (2 * BACKLOG_BYTES) >> 20;
     let waiting = || tables.shared.waiting_bytes.load(Ordering::SeqCst);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| (0..3 * WRITES).for_each(|_| tables.write(batch(), 1)));
