@@ -339,22 +339,20 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Waits for the first bytes. `None` if the server stops, the client left or is not to be served.
+    /// Waits for the first bytes; true means HTTP/2. `None` if the server stops, the client left or is not to be served.
     async fn greet(
         &self,
-        first: impl Future<Output = io::Result<Option<bool>>>,
+        first: impl Future<Output = io::Result<Spoken>>,
     ) -> io::Result<Option<bool>> {
         let spoken = tokio::select! {
-            first = tokio::time::timeout(GREETING, first) => first.unwrap_or(Ok(None))?,
-            () = self.stop.cancelled() => None,
+            first = tokio::time::timeout(GREETING, first) => first.unwrap_or(Ok(Spoken::Nothing))?,
+            () = self.stop.cancelled() => Spoken::Nothing,
         };
-        Ok(spoken.filter(|http2| {
-            if *http2 {
-                self.settings.http2
-            } else {
-                self.settings.http1
-            }
-        }))
+        Ok(match spoken {
+            Spoken::Http1 => self.settings.http1.then_some(false),
+            Spoken::Http2 => self.settings.http2.then_some(true),
+            Spoken::Nothing => None,
+        })
     }
 
     async fn speak<IO>(self, io: IO, http2: bool) -> Result<(), Failure>
@@ -389,25 +387,35 @@ impl<S: Service> Connection<S> {
 /// The beginning of the HTTP/2 preface; no HTTP/1 method begins so.
 const PREFACE: &[u8; 3] = b"PRI";
 
-/// What the first bytes say: HTTP/2 or not, or that more of them are needed.
-fn tell(first: &[u8]) -> Option<bool> {
-    let seen = first.len().min(PREFACE.len());
-    if first[..seen] != PREFACE[..seen] {
-        return Some(false);
-    }
-    (seen == PREFACE.len()).then_some(true)
+/// What the first bytes of a connection say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    /// No HTTP at all; such a client is let go without a word.
+    Nothing,
 }
 
-/// Returns true for HTTP/2, `None` if the client left without a word.
-async fn peek(stream: &tokio::net::TcpStream) -> io::Result<Option<bool>> {
+/// What is spoken, or `None` if more bytes are needed to tell.
+fn tell(first: &[u8]) -> Option<Spoken> {
+    let seen = first.len().min(PREFACE.len());
+    match first.first() {
+        Some(letter) if !letter.is_ascii_alphabetic() => Some(Spoken::Nothing),
+        _ if first[..seen] != PREFACE[..seen] => Some(Spoken::Http1),
+        _ => (seen == PREFACE.len()).then_some(Spoken::Http2),
+    }
+}
+
+/// Looks at the first bytes and leaves them where they are.
+async fn peek(stream: &tokio::net::TcpStream) -> io::Result<Spoken> {
     let mut first = [0; PREFACE.len()];
     loop {
         let seen = stream.peek(&mut first).await?;
         if seen == 0 {
-            return Ok(None);
+            return Ok(Spoken::Nothing);
         }
-        if let Some(http2) = tell(&first[..seen]) {
-            return Ok(Some(http2));
+        if let Some(spoken) = tell(&first[..seen]) {
+            return Ok(spoken);
         }
         // The rest of the preface is on its way; the socket counts as readable all the time.
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -430,16 +438,16 @@ impl<IO: AsyncRead + Unpin> Rewound<IO> {
         }
     }
 
-    async fn preview(&mut self) -> io::Result<Option<bool>> {
+    async fn preview(&mut self) -> io::Result<Spoken> {
         loop {
             let mut bytes = [0; PREFACE.len()];
             let read = self.io.read(&mut bytes).await?;
             if read == 0 {
-                return Ok(None);
+                return Ok(Spoken::Nothing);
             }
             self.first.extend_from_slice(&bytes[..read]);
-            if let Some(http2) = tell(&self.first) {
-                return Ok(Some(http2));
+            if let Some(spoken) = tell(&self.first) {
+                return Ok(spoken);
             }
         }
     }
@@ -499,14 +507,14 @@ mod tests {
 
     #[test]
     fn the_first_bytes_tell_the_protocol() {
-        let cases: &[(&[u8], Option<bool>)] = &[
+        let cases: &[(&[u8], Option<Spoken>)] = &[
             (b"P", None),
             (b"PR", None),
-            (b"PRI * HTTP/2.0", Some(true)),
-            (b"POST / HTTP/1.1", Some(false)),
-            (b"PROPFIND", Some(false)),
-            (b"G", Some(false)),
-            (b"\x16\x03\x01", Some(false)),
+            (b"PRI * HTTP/2.0", Some(Spoken::Http2)),
+            (b"POST / HTTP/1.1", Some(Spoken::Http1)),
+            (b"PROPFIND", Some(Spoken::Http1)),
+            (b"G", Some(Spoken::Http1)),
+            (b"\x16\x03\x01", Some(Spoken::Nothing)),
         ];
         for (first, want) in cases {
             assert_eq!(tell(first), *want, "{first:?}");

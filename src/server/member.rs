@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,6 +16,7 @@ use super::config::Config;
 use super::hub::Hub;
 use crate::error::ApiError;
 use crate::error::Error;
+use crate::error::Fault;
 use crate::machine::Command;
 use crate::machine::Reply;
 use crate::mvcc::HashKv;
@@ -40,6 +43,9 @@ pub struct Member {
     pub stop: CancellationToken,
     /// Tasks that belong to single streams.
     pub streams: TaskTracker,
+    /// Bytes the database has come to since space was last given back. Compaction alone does not shrink a
+    /// database, and operators expect to see that until they defragment.
+    pub allocated: AtomicU64,
     /// The last compaction that is reclaimed to its end.
     pub reclaimed: watch::Receiver<i64>,
 }
@@ -135,6 +141,17 @@ impl Member {
         };
         timer.observe_duration();
         Ok((hash, current))
+    }
+
+    /// Bytes the database takes, and those of them that are live, measured where blocking hurts nobody.
+    pub async fn sizes(&self) -> Result<(u64, u64), Error> {
+        let tables = self.node.tables().clone();
+        let measured = tokio::task::spawn_blocking(move || tables.size()).await;
+        let lost = |error| Fault::Refused(format!("a measurement was lost: {error}"));
+        let (disk, live) = measured.map_err(lost)??;
+        let now = disk.max(live);
+        let before = self.allocated.fetch_max(now, Ordering::Relaxed);
+        Ok((before.max(now), live))
     }
 
     /// Waits until this member leads, as long as a request may take.

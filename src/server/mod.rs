@@ -31,6 +31,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -508,6 +509,7 @@ impl Running {
             hub,
             stop: CancellationToken::new(),
             streams: TaskTracker::new(),
+            allocated: AtomicU64::new(0),
             reclaimed: finished,
         });
         let mut running = Running {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -68,13 +69,13 @@ impl Service {
     async fn status(&self) -> Result<StatusResponse, Error> {
         let node = &self.member.node;
         let status = node.status();
-        let (db_size, live) = sizes(&self.member).await?;
+        let (db_size, live) = self.member.sizes().await?;
         let mut response = node.machine().status(status.id, status.leader);
         self.member.fill(&mut response.header);
         Ok(StatusResponse {
             version: VERSION.to_string(),
-            db_size,
-            db_size_in_use: live,
+            db_size: db_size as i64,
+            db_size_in_use: live as i64,
             raft_index: status.committed.max(response.raft_applied_index),
             raft_term: status.term,
             ..response
@@ -84,7 +85,7 @@ impl Service {
     async fn defragment(&self) -> Result<(), Error> {
         let node = &self.member.node;
         let dir = self.member.config.data_dir.display().to_string();
-        let (before, in_use) = sizes(&self.member).await?;
+        let (before, in_use) = self.member.sizes().await?;
         info!(
             path = dir,
             "current-db-size-bytes" = before,
@@ -96,10 +97,11 @@ impl Service {
         let done = tokio::task::spawn_blocking(move || tables.compact()).await;
         done.map_err(lost)??;
         node.measure_size().await?;
-        let (after, in_use) = sizes(&self.member).await?;
+        self.member.allocated.store(0, Ordering::Relaxed);
+        let (after, in_use) = self.member.sizes().await?;
         info!(
             path = dir,
-            "current-db-size-bytes-diff" = after - before,
+            "current-db-size-bytes-diff" = after as i64 - before as i64,
             "current-db-size-bytes" = after,
             "current-db-size-in-use-bytes" = in_use,
             took = %text::format_duration(start.elapsed()),
@@ -175,14 +177,6 @@ impl Service {
                 .map_or(current.clone(), |(major, minor)| format!("{major}.{minor}")),
         })
     }
-}
-
-/// Bytes on disk and live bytes, measured where blocking hurts nobody.
-async fn sizes(member: &Member) -> Result<(i64, i64), Error> {
-    let tables = member.node.tables().clone();
-    let measured = tokio::task::spawn_blocking(move || tables.size()).await;
-    let (disk, live) = measured.map_err(lost)??;
-    Ok((disk.max(live) as i64, live as i64))
 }
 
 fn lost(error: tokio::task::JoinError) -> Fault {

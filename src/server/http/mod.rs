@@ -6,6 +6,7 @@ mod peer;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::HeaderMap;
 use http::HeaderName;
@@ -228,9 +229,10 @@ fn measure(member: &Member) {
     metrics::KEYS.set(store.live_keys() as i64);
     metrics::CURRENT_REVISION.set(store.revision());
     metrics::COMPACT_REVISION.set(store.compacted());
-    let size = member.node.size() as i64;
+    let size = member.node.size().max(store.live_bytes());
+    let allocated = member.allocated.fetch_max(size, Ordering::Relaxed);
     metrics::DB_SIZE_IN_USE.set(store.live_bytes() as i64);
-    metrics::DB_SIZE.set(size.max(store.live_bytes() as i64));
+    metrics::DB_SIZE.set(allocated.max(size) as i64);
     metrics::BUDGETS
         .with_label_values(&["values"])
         .set(store.cache_bytes() as f64);
