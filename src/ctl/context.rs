@@ -16,6 +16,7 @@ use crate::ctl::flags::Globals;
 use crate::ctl::flags::Typed;
 use crate::ctl::input;
 use crate::ctl::log;
+use crate::ctl::parse::Line;
 use crate::ctl::render;
 use crate::ctl::render::Format;
 use crate::ctl::render::Render;
@@ -23,6 +24,8 @@ use crate::ctl::render::Render;
 /// The surroundings of one run of one command.
 pub struct Context {
     typed: Typed,
+    /// The flag of the endpoint group may be given as a variable to commands of that group.
+    endpoint_group: bool,
     env: BTreeMap<String, String>,
     /// How many words stood before `--` on the command line.
     pub dash: Option<usize>,
@@ -38,15 +41,19 @@ pub struct Settings {
 }
 
 impl Context {
-    pub fn new(typed: Typed, dash: Option<usize>) -> Context {
+    pub fn new(line: &Line<'_>) -> Context {
         let env = std::env::vars_os().map(|(name, value)| {
             let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
             (text(name), text(value))
         });
         Context {
-            typed,
+            typed: line.flags.clone(),
+            endpoint_group: line
+                .path
+                .iter()
+                .any(|command| command.get_name() == "endpoint"),
             env: env.collect(),
-            dash,
+            dash: line.dash,
             settings: None,
         }
     }
@@ -65,7 +72,7 @@ impl Context {
     }
 
     fn read_settings(&self) -> Result<Settings, Failure> {
-        let globals = Globals::read(&self.typed, &self.env)?;
+        let globals = Globals::read(&self.typed, &self.env, self.endpoint_group)?;
         log::start(if globals.debug {
             Level::DEBUG
         } else {

@@ -131,15 +131,22 @@ pub type Typed = BTreeMap<String, Vec<OsString>>;
 
 impl Globals {
     /// Joins what was typed with what the environment says. Called once, before a client is made.
-    pub fn read(typed: &Typed, env: &BTreeMap<String, String>) -> Result<Globals, Failure> {
+    ///
+    /// In the endpoint group `--cluster` has a variable, too.
+    pub fn read(
+        typed: &Typed,
+        env: &BTreeMap<String, String>,
+        endpoint_group: bool,
+    ) -> Result<Globals, Failure> {
         let command = Globals::augment_args(Command::new("etcdctl"));
         let mut known: BTreeMap<String, Kind> = BTreeMap::new();
         for flag in command.get_arguments() {
             let name = flag.get_long().unwrap_or_default();
             known.insert(name.to_string(), Kind::of(flag));
         }
-        // A flag of the endpoint group that has a variable too.
-        known.insert("cluster".to_string(), Kind::Bool);
+        if endpoint_group {
+            known.insert("cluster".to_string(), Kind::Bool);
+        }
         let merged = merge(&known, typed, env)?;
         let mut line: Vec<OsString> = vec!["etcdctl".into()];
         for (name, values) in merged.iter().filter(|(name, _)| *name != "cluster") {
@@ -168,6 +175,9 @@ impl Globals {
     /// How to reach the cluster.
     pub fn config(&self, typed: &Typed) -> Result<client::Config, Failure> {
         self.check_tls(typed)?;
+        if !self.discovery_srv.is_empty() {
+            return Err(Failure::error("DNS discovery is not supported yet"));
+        }
         let bytes = |limit: i64| usize::try_from(limit).ok().filter(|limit| *limit > 0);
         let (user, password) = self.login();
         let endpoints = self
@@ -372,7 +382,7 @@ mod tests {
         let env = env
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()));
-        Globals::read(&typed.collect(), &env.collect())
+        Globals::read(&typed.collect(), &env.collect(), false)
     }
 
     #[test]

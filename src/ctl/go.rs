@@ -205,7 +205,7 @@ pub fn split_csv(text: &str) -> Result<Vec<String>, String> {
             None => {
                 let end = rest.find(',').unwrap_or(rest.len());
                 if rest[..end].contains('"') {
-                    return Err(csv_error(text, rest, "bare \" in non-quoted field"));
+                    return Err(csv_error(text, rest, "bare \" in non-quoted-field"));
                 }
                 (rest[..end].to_string(), &rest[end..])
             }
@@ -246,6 +246,14 @@ fn quoted_item(text: &str) -> Option<(String, &str)> {
 fn csv_error(text: &str, rest: &str, what: &str) -> String {
     let column = text.len() - rest.len() + 1;
     format!("parse error on line 1, column {column}: {what}")
+}
+
+/// A lease ID as Go's `%016x` has it: a minus sign takes the place of a digit.
+pub fn lease_id(id: i64) -> String {
+    match id < 0 {
+        true => format!("-{:015x}", id.unsigned_abs()),
+        false => format!("{id:016x}"),
+    }
 }
 
 /// A size in units of 1000, as a person reads it.
@@ -365,6 +373,13 @@ mod tests {
             assert_eq!(split_csv(text).unwrap(), *items, "{text}");
         }
         assert!(split_csv("a\"b").is_err());
+    }
+
+    #[test]
+    fn lease_ids_have_sixteen_places() {
+        assert_eq!(lease_id(0x1234), "0000000000001234");
+        assert_eq!(lease_id(-1), "-000000000000001");
+        assert_eq!(lease_id(i64::MIN), "-8000000000000000");
     }
 
     #[test]

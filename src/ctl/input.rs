@@ -76,9 +76,6 @@ pub fn ask_password(prompt: &str) -> Result<String, Failure> {
     drop(hidden);
     context::write(b"\n")?;
     read.map_err(|error| Failure::args(format!("failed to ask password: {error}")))?;
-    if bytes.is_empty() {
-        return Err(Failure::args("failed to ask password: EOF"));
-    }
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.trim_end_matches(['\n', '\r']).to_string())
 }

@@ -147,7 +147,10 @@ async fn keep_alive(command: KeepAlive, context: &mut Context) -> Result<(), Fai
         context.print(&response)?;
     }
     match context.format()? {
-        Format::Simple => context.line(format_args!("lease {id:016x} expired or revoked.")),
+        Format::Simple => context.line(format_args!(
+            "lease {} expired or revoked.",
+            go::lease_id(id)
+        )),
         _ => Ok(()),
     }
 }
@@ -180,8 +183,9 @@ fn encoded(header: &Option<ResponseHeader>) -> Vec<u8> {
 impl Render for LeaseGrantResponse {
     fn simple(&self, page: &mut Page) {
         page.line(format_args!(
-            "lease {:016x} granted with TTL({}s)",
-            self.id, self.ttl
+            "lease {} granted with TTL({}s)",
+            go::lease_id(self.id),
+            self.ttl
         ));
     }
 
@@ -214,7 +218,7 @@ struct Revoked {
 
 impl Render for Revoked {
     fn simple(&self, page: &mut Page) {
-        page.line(format_args!("lease {:016x} revoked", self.id));
+        page.line(format_args!("lease {} revoked", go::lease_id(self.id)));
     }
 
     fn fields(&self, page: &mut Page) {
@@ -245,12 +249,12 @@ impl Render for Remaining {
             keys,
             ..
         } = &self.response;
+        let id = go::lease_id(*id);
         if *granted_ttl == 0 && *ttl == -1 {
-            return page.line(format_args!("lease {id:016x} already expired"));
+            return page.line(format_args!("lease {id} already expired"));
         }
         let mut line =
-            format!("lease {id:016x} granted with TTL({granted_ttl}s), remaining({ttl}s)")
-                .into_bytes();
+            format!("lease {id} granted with TTL({granted_ttl}s), remaining({ttl}s)").into_bytes();
         if self.keys {
             line.extend(b", attached keys([");
             line.extend(keys.join(&b' '));
@@ -291,7 +295,7 @@ impl Render for LeaseLeasesResponse {
     fn simple(&self, page: &mut Page) {
         page.line(format_args!("found {} leases", self.leases.len()));
         for lease in &self.leases {
-            page.line(format_args!("{:016x}", lease.id));
+            page.line(go::lease_id(lease.id));
         }
     }
 
@@ -316,8 +320,9 @@ impl Render for LeaseLeasesResponse {
 impl Render for LeaseKeepAliveResponse {
     fn simple(&self, page: &mut Page) {
         page.line(format_args!(
-            "lease {:016x} keepalived with TTL({})",
-            self.id, self.ttl
+            "lease {} keepalived with TTL({})",
+            go::lease_id(self.id),
+            self.ttl
         ));
     }
 

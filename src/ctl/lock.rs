@@ -91,7 +91,8 @@ async fn run(command: &[OsString], turn: &Turn) -> Result<(), Failure> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::new(Exit::Child(code as u8), exit_text(status))),
-        None => Err(Failure::error(exit_text(status))),
+        // Go has no code for a child that was killed, which the shell sees as this one.
+        None => Err(Failure::new(Exit::Child(255), exit_text(status))),
     }
 }
 

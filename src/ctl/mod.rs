@@ -49,9 +49,14 @@ use context::Context;
 use failure::Failure;
 use flags::Globals;
 
-/// A simple command line client for etcd3.
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "etcdctl", disable_help_subcommand = true)]
+#[command(
+    name = "etcdctl",
+    about = "A simple command line client for etcd3.",
+    long_about = None,
+    disable_help_subcommand = true
+)]
 pub struct Ctl {
     #[command(flatten)]
     pub globals: Globals,
@@ -139,7 +144,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 fn run(args: &[OsString]) -> Result<(), Failure> {
     let root = Ctl::command();
     let line = parse::parse(&root, args)?;
-    let mut context = Context::new(line.flags.clone(), line.dash);
+    let mut context = Context::new(&line);
     if line.wants_help() || line.command().has_subcommands() {
         return context.write(help::help(&line.path).as_bytes());
     }

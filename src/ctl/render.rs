@@ -147,7 +147,7 @@ impl Page {
     /// A lease ID, which has a sign.
     pub fn lease(&mut self, name: &str, id: i64) {
         if self.hex {
-            self.field(name, format_args!("{id:016x}"));
+            self.field(name, go::lease_id(id));
         } else {
             self.field(name, id);
         }

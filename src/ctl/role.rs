@@ -118,7 +118,7 @@ impl Role {
 
 impl Range {
     async fn grant(self, context: &mut Context) -> Result<(), Failure> {
-        if !(3..=4).contains(&self.words.len()) {
+        if self.words.len() < 3 {
             return Err(Failure::args(
                 "role grant command requires role name, permission type, and key [endkey] as its argument",
             ));
@@ -146,7 +146,7 @@ impl Range {
     }
 
     async fn revoke(self, context: &mut Context) -> Result<(), Failure> {
-        if !(2..=3).contains(&self.words.len()) {
+        if self.words.len() < 2 {
             return Err(Failure::args(
                 "role revoke-permission command requires role name and key [endkey] as its argument",
             ));

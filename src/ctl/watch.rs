@@ -94,7 +94,8 @@ impl Watch {
         if self.interactive {
             return interactive(variables, context).await;
         }
-        let (request, command) = self.into_request(context.dash, &variables)?;
+        let (words, command) = self.words(context.dash, &variables)?;
+        let request = self.request(words).map_err(Failure::args)?;
         let stream = context
             .patient_client()
             .await?
@@ -109,16 +110,16 @@ impl Watch {
         ))
     }
 
-    /// What to watch, and what to run for each event.
-    fn into_request(
-        self,
+    /// The words that say what to watch, and those of the command to run for each event.
+    fn words(
+        &self,
         dash: Option<usize>,
         variables: &Variables,
-    ) -> Result<(WatchCreateRequest, Vec<OsString>), Failure> {
-        let mut words = self.words;
+    ) -> Result<(Vec<OsString>, Vec<OsString>), Failure> {
+        let mut words = self.words.clone();
         let command = dash.map(|dash| words.split_off(dash)).unwrap_or_default();
-        if variables.key.is_empty() && words.is_empty() {
-            return Err(Failure::args("bad number of arguments"));
+        if variables.key.is_empty() && words.is_empty() && command.is_empty() {
+            return Err(Failure::args(BAD_NUMBER));
         }
         if dash.is_some() && command.is_empty() {
             return Err(Failure::args(
@@ -137,32 +138,32 @@ impl Watch {
                 .map(OsString::from)
                 .collect();
         }
-        let (mut key, range_end) = match &parse::bytes(words)[..] {
-            [key, end] if self.prefix => {
-                let _ = (key, end);
-                return Err(Failure::args(
-                    "`range_end` and `--prefix` are mutually exclusive",
-                ));
+        Ok((words, command))
+    }
+
+    fn request(&self, words: Vec<OsString>) -> Result<WatchCreateRequest, &'static str> {
+        let (key, range_end) = match &parse::bytes(words)[..] {
+            [] => return Err(BAD_NUMBER),
+            [_, _] if self.prefix => {
+                return Err("`range_end` and `--prefix` are mutually exclusive");
             }
             [key, end] => (key.clone(), end.clone()),
+            [key, ..] if self.prefix && key.is_empty() => (vec![0], vec![0]),
             [key, ..] if self.prefix => (key.clone(), prefix_end(key)),
             [key, ..] => (key.clone(), Vec::new()),
-            [] => return Err(Failure::args("bad number of arguments")),
         };
-        if key.is_empty() && self.prefix {
-            key = vec![0];
-        }
-        let request = WatchCreateRequest {
+        Ok(WatchCreateRequest {
             key,
             range_end,
             start_revision: self.rev,
             prev_kv: self.prev_kv,
             progress_notify: self.progress_notify,
             ..Default::default()
-        };
-        Ok((request, command))
+        })
     }
 }
+
+const BAD_NUMBER: &str = "bad number of arguments";
 
 /// Reads watch commands from standard input until it ends, which is an error.
 async fn interactive(variables: Variables, context: &mut Context) -> Result<(), Failure> {
@@ -237,8 +238,11 @@ fn instruction(line: &str, variables: &Variables) -> Result<Instruction, Failure
             let matches = command.clone().try_get_matches_from(parsed.normal());
             let watch = matches.and_then(|matches| Line::from_arg_matches(&matches));
             let watch = watch.map_err(|error| Failure::args(error.to_string().trim_end()))?;
-            let (request, run) = watch.watch.into_request(parsed.dash, variables)?;
-            Ok(Instruction::Watch(request, run))
+            let (words, command) = watch.watch.words(parsed.dash, variables)?;
+            Ok(match watch.watch.request(words) {
+                Ok(request) => Instruction::Watch(request, command),
+                Err(why) => Instruction::Complaint(format!("Invalid command {line} ({why})")),
+            })
         }
         b"progress" => Ok(Instruction::Progress),
         _ => Ok(Instruction::Complaint(format!(
@@ -475,6 +479,14 @@ mod tests {
                 "watch",
                 "Invalid command watch (command type or key is not provided)",
             ),
+            (
+                "watch -- echo",
+                "Invalid command watch -- echo (bad number of arguments)",
+            ),
+            (
+                "watch a b --prefix",
+                "Invalid command watch a b --prefix (`range_end` and `--prefix` are mutually exclusive)",
+            ),
         ];
         for (line, wanted) in complaints {
             let Ok(Instruction::Complaint(text)) = parse(line, "") else {
@@ -488,12 +500,7 @@ mod tests {
                 "",
                 "bad number of arguments (found separator --, but no commands)",
             ),
-            ("watch -- echo", "", "bad number of arguments"),
-            (
-                "watch a b --prefix",
-                "",
-                "`range_end` and `--prefix` are mutually exclusive",
-            ),
+            ("watch --prefix", "", "bad number of arguments"),
             (
                 "watch a",
                 "k",
