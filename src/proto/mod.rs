@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn range_end_selects_as_etcd_documents() {
-        let cases: &[(&[u8], &[u8], &[u8], bool)] = &[
+        type Case = (&'static [u8], &'static [u8], &'static [u8], bool);
+        let cases: &[Case] = &[
             (b"a", b"", b"a", true),
             (b"a", b"", b"a\0", false),
             (b"a", b"\0", b"zz", true),

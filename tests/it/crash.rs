@@ -302,13 +302,13 @@ async fn verify(server: &Server, record: &Shared, hash: Option<(i64, i64, u32)>)
         assert!(Instant::now() < deadline, "the store does not come to rest");
     }
     watch.abort();
-    if let Some((revision, compacted, before)) = hash {
-        if let Some((_, still_compacted, after)) = hash_at(server.channel(), revision).await {
-            assert!(
-                compacted != still_compacted || before == after,
-                "hash at {revision} (compacted {compacted}) was {before}, is {after}"
-            );
-        }
+    if let Some((revision, compacted, before)) = hash
+        && let Some((_, still_compacted, after)) = hash_at(server.channel(), revision).await
+    {
+        assert!(
+            compacted != still_compacted || before == after,
+            "hash at {revision} (compacted {compacted}) was {before}, is {after}"
+        );
     }
     let mut lease = LeaseClient::new(server.channel());
     let granted = record.borrow().long_leases.clone();
