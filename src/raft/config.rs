@@ -50,9 +50,6 @@ pub fn config(timing: &Timing, keep: u64) -> Result<Config, Fault> {
         election_timeout_min: (election / 2).max(2 * heartbeat),
         election_timeout_max: election,
         enable_pre_vote: Some(timing.pre_vote),
-        // The node turns elections on: one that is alone calls its own first, and the timer must not call
-        // another beside it.
-        enable_elect: false,
         // A restarted leader that went on in its old term could serve reads that miss answered writes.
         enable_leader_restore: Some(false),
         // Bytes are bounded by the log reader.
@@ -97,7 +94,7 @@ mod tests {
         assert_eq!(config.backoff, "50ms 100ms 200ms ..1s");
         assert_eq!(config.removed_leader_step_down, StepDownPolicy::After(150));
         assert_eq!(config.allow_log_reversion, None);
-        assert!(config.enable_tick && config.enable_heartbeat && !config.enable_elect);
+        assert!(config.enable_tick && config.enable_elect && config.enable_heartbeat);
     }
 
     #[test]

@@ -287,34 +287,15 @@ impl Node {
                 members = ids.join(","),
                 "starting a new cluster"
             );
-            // Calls the first election as well.
             let started = inner.raft.initialize(plan.members).await;
             started.map_err(|error| cannot_start(&error))?;
-        } else if inner.applier.log.alone() {
+        }
+        if inner.applier.log.alone() {
             // There is nobody to wait for.
             let elected = inner.raft.trigger().elect(false).await;
             elected.map_err(|fatal| cannot_start(&fatal))?;
         }
-        if inner.applier.log.alone() {
-            self.elected().await;
-        }
-        inner.raft.runtime_config().elect(true);
         Ok(())
-    }
-
-    /// Returns once this member leads, or after an election time-out: then the timer has to see to it.
-    async fn elected(&self) {
-        let mut reports = self.0.raft.server_metrics();
-        let leads = async {
-            while reports.borrow_watched().state != ServerState::Leader {
-                if reports.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        tokio::time::timeout(self.0.timing.election, leads)
-            .await
-            .ok();
     }
 
     fn spawn_tasks(
