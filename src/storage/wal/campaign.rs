@@ -203,8 +203,8 @@ impl Run {
             self.add(&record)?;
         }
         self.flush()?;
-        if let Some(spares) = self.writer.wants_spare() {
-            spares.prepare()?;
+        if let Some(chore) = self.writer.spare_chore() {
+            chore()?;
         }
         Ok(())
     }
@@ -574,8 +574,8 @@ fn a_full_disk_is_no_matter_until_space_is_needed() {
         if let Err(fault) = written {
             break fault;
         }
-        if let Some(spares) = writer.wants_spare() {
-            assert!(spares.prepare().is_err());
+        if let Some(chore) = writer.spare_chore() {
+            assert!(chore().is_err());
         }
         index += 1;
     };

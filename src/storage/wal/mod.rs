@@ -438,18 +438,19 @@ impl Shared {
 
     /// Has a spare segment made on the side if it is time for one.
     fn make_spare(&self, writer: &mut Writer) {
-        let Some(spares) = writer.wants_spare() else {
+        let Some(chore) = writer.spare_chore() else {
             return;
         };
         let made = thread::Builder::new()
             .name("wal-spare".into())
             .spawn(move || {
-                if let Err(fault) = spares.prepare() {
+                if let Err(fault) = chore() {
                     tracing::warn!(error = %fault, "cannot make a spare log segment");
                 }
             });
         match made {
             Ok(thread) => *self.spare.lock() = Some(thread),
+            // The slot stays reserved: from now on segments are made when they are needed.
             Err(error) => tracing::warn!(%error, "cannot start a thread for a spare log segment"),
         }
     }

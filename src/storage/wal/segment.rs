@@ -262,14 +262,20 @@ impl Spares {
         self.dir.join(format!("{slot}.tmp"))
     }
 
-    /// True if no spare is there or in the making, and it is time: `end`, the end of the log, is beyond half
-    /// of its segment, or three quarters after the first attempt failed. Then the log goes on without: the
-    /// spare may never be needed.
-    pub fn wanted(&self, end: u64) -> bool {
+    /// Sets a slot aside for a spare if none is there or in the making, and it is time: `end`, the end of the
+    /// log, is beyond half of its segment, or three quarters after the first attempt failed. Then the log
+    /// goes on without: the spare may never be needed. Whoever gets a slot calls [`Spares::prepare`].
+    pub fn reserve(&self, end: u64) -> Option<usize> {
         let failures = self.failures.load(Ordering::Relaxed);
-        failures < 2
-            && end >= self.segment_bytes / 4 * (2 + failures)
-            && *self.slots.lock() == [Slot::Free; 2]
+        if failures >= 2 || end < self.segment_bytes / 4 * (2 + failures) {
+            return None;
+        }
+        let mut slots = self.slots.lock();
+        let none = *slots == [Slot::Free; 2];
+        none.then(|| {
+            slots[0] = Slot::Taken;
+            0
+        })
     }
 
     /// Makes [`Spares::prepare`] stop soon, on another thread.
@@ -315,11 +321,8 @@ impl Spares {
         }
     }
 
-    /// Makes a spare, unless both slots are in use. On failure nothing is left behind.
-    pub fn prepare(&self) -> Result<()> {
-        let Some(slot) = self.find(Slot::Free, Slot::Taken) else {
-            return Ok(());
-        };
+    /// Makes a spare in a reserved slot. On failure nothing is left behind.
+    pub fn prepare(&self, slot: usize) -> Result<()> {
         let made = self.fill(&self.path(slot));
         if made.is_ok() {
             self.set(slot, Slot::Ready);

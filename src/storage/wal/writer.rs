@@ -250,11 +250,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns who can make a spare, if it is time for one.
-    pub fn wants_spare(&self) -> Option<Arc<Spares>> {
-        self.spares
-            .wanted(self.active.end)
-            .then(|| self.spares.clone())
+    /// What to do on the side now, if it is time to make a spare segment.
+    pub fn spare_chore(&self) -> Option<impl FnOnce() -> Result<()> + Send + use<>> {
+        let slot = self.spares.reserve(self.active.end)?;
+        let spares = self.spares.clone();
+        Some(move || spares.prepare(slot))
     }
 
     pub fn cancel_spare(&self) {
