@@ -39,7 +39,7 @@ golden: build links
 
 # etcd's own Go client against one member; tests of later steps are listed in tests/left-out.txt.
 conformance: build
-	cd $(SHARED)/conformance && KV_SERVER="$(CURDIR)/$(RELEASE) server" KV_MAX_MEMBERS=1 GOFLAGS=-mod=mod \
+	cd $(SHARED)/conformance && KV_SERVER="$(CURDIR)/$(RELEASE) server" KV_MAX_MEMBERS=1 \
 		go test -count=1 -parallel $(JOBS) ./kv ./watch ./lease ./maintenance \
 		-skip "$$(awk '$$1 == "conformance" { printf "%s^%s$$", sep, $$2; sep = "|" }' $(CURDIR)/tests/left-out.txt)"
 
