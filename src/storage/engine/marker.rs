@@ -11,6 +11,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
@@ -101,6 +104,21 @@ impl Place {
     }
 }
 
+/// How long a lock may be held by a child that has not yet begun its own program. Opening an engine runs
+/// such children, and until then they share the locks of their parent.
+const CHILD_PATIENCE: Duration = Duration::from_millis(500);
+
+fn lock(file: &fs::File) -> bool {
+    let start = Instant::now();
+    while flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if start.elapsed() > CHILD_PATIENCE {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
 impl Marker {
     fn open(kind: Kind, path: PathBuf, db: &Path) -> Result<Marker> {
         let file = fs::File::options()
@@ -108,7 +126,7 @@ impl Marker {
             .write(true)
             .open(&path)
             .map_err(|error| Fault::io("open", &path, error))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !lock(&file) {
             return Err(busy(db));
         }
         let mut bytes = Vec::with_capacity(FILE_BYTES);
