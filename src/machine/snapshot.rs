@@ -5,9 +5,11 @@
 //! and zeros up to the announced whole number of blocks, so that tools find the SHA-256 behind it by the
 //! length alone.
 //!
-//!     magic (8) | frame: header | frame: records | ... | frame: trailer | zeros
-//!     frame  = payload length (u32 LE) | CRC-32C (u32 LE) of frame number and payload | payload
-//!     record = table tag (1) | key length (varint) | key | value length (varint) | value
+//! ```text
+//! magic (8) | frame: header | frame: records | ... | frame: trailer | zeros
+//! frame  = payload length (u32 LE) | CRC-32C (u32 LE) of frame number and payload | payload
+//! record = table tag (1) | key length (varint) | key | value length (varint) | value
+//! ```
 //!
 //! The small tables are copied at once, at an applied index. Revisions never change once written, so they
 //! are streamed up to that point while the machine goes on; a pin keeps compaction from taking them away.
