@@ -429,6 +429,36 @@ async fn a_log_of_etcd_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn an_engine_and_a_log_that_have_lost_each_other_are_refused() {
+    let scratch = Scratch::new();
+    let mut options = scratch.options(Kind::Sled);
+    options.snapshot_count = 10;
+    options.snapshot_catchup_entries = 10;
+    let node = start(options.clone()).await;
+    for number in 0..300 {
+        put_at(&node, "k", &number.to_string()).await;
+    }
+    until("purged", || node.log_bounds().1.is_some()).await;
+    node.shutdown().await;
+    drop(node);
+
+    let (snap, aside) = (scratch.0.join("member/snap"), scratch.0.join("aside"));
+    std::fs::rename(&snap, &aside).expect("a directory");
+    let reason = refusal(Node::start(options.clone(), environment().0).await);
+    assert!(reason.contains("but the engine is empty"), "{reason}");
+    std::fs::remove_dir_all(&snap).expect("a directory");
+    std::fs::rename(&aside, &snap).expect("a directory");
+    start(options.clone()).await.shutdown().await;
+
+    std::fs::remove_dir_all(scratch.0.join("member/wal")).expect("a directory");
+    let reason = refusal(Node::start(options, environment().0).await);
+    assert!(
+        reason.contains("but the log ends at its beginning"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
 async fn directories_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new();
