@@ -424,7 +424,7 @@ async fn keep_connected(
                 let since = Instant::now();
                 ended.await;
                 *slot.connection.lock() = None;
-                failures = if since.elapsed() > BACKOFF {
+                failures = if since.elapsed() > SETTLED {
                     0
                 } else {
                     failures + 1
@@ -451,17 +451,24 @@ async fn keep_connected(
     }
 }
 
-/// The first pause between dials.
-const BACKOFF: Duration = Duration::from_secs(1);
+/// The first pause between dials. Short, because most servers that go come back at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause between dials.
-const BACKOFF_LIMIT: Duration = Duration::from_secs(120);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A connection that lived this long was a good one: its loss is no reason to wait.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Between these factors, so that clients do not all come back at the same moment.
+const JITTER: (f64, f64) = (0.8, 1.2);
 
 fn backoff(failures: i32) -> Duration {
-    let plain = BACKOFF.mul_f64(1.6_f64.powi((failures - 1).min(20)));
+    let plain = FIRST_PAUSE.mul_f64(1.6_f64.powi((failures - 1).clamp(0, 20)));
+    let (low, high) = JITTER;
     plain
-        .min(BACKOFF_LIMIT)
-        .mul_f64(0.8 + 0.4 * fastrand::f64())
+        .min(LONGEST_PAUSE)
+        .mul_f64(low + (high - low) * fastrand::f64())
 }
 
 fn report(method: &'static str, attempt: usize, error: &Error) {
@@ -569,7 +576,7 @@ mod tests {
 
     #[test]
     fn pauses_between_dials_grow_to_a_limit() {
-        for (failures, low, high) in [(1, 0.8, 1.2), (3, 2.0, 3.1), (100, 96.0, 144.0)] {
+        for (failures, low, high) in [(1, 0.04, 0.06), (3, 0.1, 0.16), (100, 4.0, 6.0)] {
             let seconds = backoff(failures).as_secs_f64();
             assert!((low..=high).contains(&seconds), "{failures}: {seconds}");
         }

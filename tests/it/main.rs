@@ -1,5 +1,6 @@
 //! Everything that needs more than one module, or a process. One binary, so that linking stays cheap.
 
+mod client;
 mod crash;
 mod damage;
 mod generated;
