@@ -59,15 +59,24 @@ pub(super) fn announce(consistency: &str, form: Form) {
 }
 
 impl Range {
+    /// The bounds of what is read. Every key begins with the empty one, which no request may name.
+    fn bounds(&self) -> (Vec<u8>, Vec<u8>) {
+        let key = self.key.clone().into_bytes();
+        match &self.end {
+            Some(end) => (key, end.clone().into_bytes()),
+            None if self.prefix && key.is_empty() => (vec![0], vec![0]),
+            None if self.prefix => {
+                let end = prefix_end(&key);
+                (key, end)
+            }
+            None => (key, Vec::new()),
+        }
+    }
+
     pub async fn run(self, global: &Global) -> Result<(), Failure> {
         let clients = global.connect().await?;
         announce(&self.consistency, global.write_out);
-        let key = self.key.clone().into_bytes();
-        let range_end = match &self.end {
-            Some(end) => end.clone().into_bytes(),
-            None if self.prefix => prefix_end(&key),
-            None => Vec::new(),
-        };
+        let (key, range_end) = self.bounds();
         let request = RangeRequest {
             key,
             range_end,
@@ -109,6 +118,37 @@ async fn pages(client: Client, mut request: RangeRequest) -> Result<(), Error> {
         request.key = [&last.key[..], &[0]].concat();
         if request.revision == 0 {
             request.revision = reply.header.map_or(0, |header| header.revision);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        range: Range,
+    }
+
+    #[test]
+    fn bounds_follow_the_words() {
+        let cases: [(&[&str], &[u8], &[u8]); 4] = [
+            (&["a"], b"a", b""),
+            (&["a", "c"], b"a", b"c"),
+            (&["a", "--prefix"], b"a", b"b"),
+            (&["", "--prefix"], b"\0", b"\0"),
+        ];
+        for (words, key, end) in cases {
+            let line = Line::try_parse_from(["range"].iter().chain(words));
+            let (start, stop) = line
+                .unwrap_or_else(|error| panic!("{error}"))
+                .range
+                .bounds();
+            assert_eq!((&start[..], &stop[..]), (key, end), "{words:?}");
         }
     }
 }
