@@ -9,7 +9,7 @@ CARGO   ?= cargo
 SHARED  ?= ../shared
 JOBS    ?= 2
 
-.PHONY: build test run bench crash lint golden conformance install completions
+.PHONY: build test run bench bench-growth bench-engines bench-report guards crash lint golden conformance install completions
 
 build:
 	$(CARGO) build --release
@@ -20,8 +20,23 @@ test:
 run: build
 	$(RELEASE) server
 
+# Ours against a real etcd: ETCD=path [BENCHMARK=path] [PAIRS=5] [QUICK=1] [ONLY=S1,S4] [ENGINE=redb] [KEYS=1000000].
 bench: build
-	$(RELEASE) bench put --total 20000 --clients 100 --conns 10 --key-size 16 --val-size 256
+	python3 tests/bench/suite.py run $(BENCH)
+
+bench-growth: build
+	python3 tests/bench/suite.py run --growth $(BENCH)
+
+bench-engines: build
+	python3 tests/bench/suite.py run --engines $(BENCH)
+
+# Writes docs/performance.md from RESULTS, the results.json of one or more runs.
+bench-report:
+	python3 tests/bench/suite.py report $(RESULTS)
+
+# Counts and sizes that must not grow: log syncs, memory, instructions, allocations. Nothing reads the clock.
+guards: build
+	python3 tests/bench/guards.py $(RELEASE)
 
 # 200 kills of a loaded server, each engine.
 crash: build
