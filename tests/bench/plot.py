@@ -1,4 +1,4 @@
-"""Plots as SVG: lines over a logarithmic or plain axis, bars, and a heat map. Readable on light and dark pages.
+"""Plots as SVG: lines over logarithmic axes, bars, and a heat map. Readable on light and dark pages.
 
 Colours come from the page's scheme by a media query inside the file; nothing is loaded from anywhere.
 """
@@ -15,6 +15,7 @@ text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-weight:600;font-size:14
 .s0{stroke:#4493f8;fill:#4493f8}.s1{stroke:#f0883e;fill:#f0883e}.s2{stroke:#3fb950;fill:#3fb950}.s3{stroke:#ab7df8;fill:#ab7df8}}
 </style>"""
 
+BYTES = "size of the value"
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 78, 20, 64, 52
 
@@ -33,6 +34,14 @@ def number(value):
     if size >= 100:
         return f"{value:.0f}"
     return f"{value:.2g}" if size < 1 else f"{value:.3g}"
+
+
+def size(value):
+    """A number of bytes in the unit that makes it short."""
+    for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
+        if value >= factor:
+            return f"{value / factor:g} {unit}"
+    return f"{value:g} B"
 
 
 def _open(title, height=HEIGHT):
@@ -71,7 +80,7 @@ class Axis:
         return [step * count for count in range(int(self.high / step) + 1)]
 
 
-def _axes(out, x, y, x_label, y_label, x_ticks):
+def _axes(out, x, y, x_label, y_label, x_ticks, x_form=number):
     for value in y.ticks():
         at = y.at(value)
         out.append(f'<path class="g" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
@@ -79,7 +88,7 @@ def _axes(out, x, y, x_label, y_label, x_ticks):
     for value in x_ticks:
         at = x.at(value)
         out.append(f'<path class="x" d="M{at:.1f} {HEIGHT - BOTTOM}v5"/>')
-        out.append(f'<text class="m" x="{at:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{number(value)}</text>')
+        out.append(f'<text class="m" x="{at:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{x_form(value)}</text>')
     out.append(f'<path class="x" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     out.append(f'<text class="m" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x_label)}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
@@ -94,8 +103,8 @@ def _legend(out, names, y=44):
         at += 34 + 7 * len(name)
 
 
-def lines(title, x_label, y_label, series, log_y=True):
-    """Lines through points; `series` maps a name to pairs of x and y. The x axis is logarithmic."""
+def lines(title, x_label, y_label, series):
+    """Lines through points, both axes logarithmic; `series` maps a name to pairs of x and y."""
     series = {name: sorted(points) for name, points in series.items() if points}
     every_x = sorted({x for points in series.values() for x, _ in points})
     every_y = [y for points in series.values() for _, y in points]
@@ -104,9 +113,9 @@ def lines(title, x_label, y_label, series, log_y=True):
     x = Axis(every_x, LEFT + 16, WIDTH - RIGHT - 16, True)
     if len(every_x) > 1:
         x.low, x.high = math.log10(every_x[0]), math.log10(every_x[-1])
-    y = Axis(every_y, HEIGHT - BOTTOM, TOP, log_y)
+    y = Axis(every_y, HEIGHT - BOTTOM, TOP, True)
     out = _open(title)
-    _axes(out, x, y, x_label, y_label, every_x)
+    _axes(out, x, y, x_label, y_label, every_x, size if x_label == BYTES else number)
     _legend(out, series)
     for index, points in enumerate(series.values()):
         path = "L".join(f"{x.at(px):.1f} {y.at(py):.1f}" for px, py in points)

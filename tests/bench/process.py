@@ -79,10 +79,19 @@ def machine(directory):
 
 
 def busy_seconds():
-    """CPU time of everything on the machine, idle and stolen time left out."""
+    """CPU time of all processes; idle, stolen and interrupt time left out, and the kernel's own threads too."""
     words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    user, nice, system, _, _, irq, softirq = (int(word) for word in words[:7])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return sum(int(word) for word in words[:3]) / os.sysconf("SC_CLK_TCK") - kernel_seconds()
+
+
+def kernel_seconds():
+    """CPU time of the kernel's threads, which write back what servers wrote."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = path.read_text().rpartition(")")[2].split()
+            ticks += int(words[11]) + int(words[12]) if words[1] == "2" else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def own_seconds():

@@ -62,12 +62,18 @@ DETAIL = [
     ("watch event CPU, 100 watchers, with the previous value", "watch_100_prevkv.oc.cpu_us", "µs"),
     ("watch event CPU, 10000 watchers", "watch_10000.oc.cpu_us", "µs"),
     ("memory per watcher, 10000 watchers", "watch_10000.rss_per_watcher_kib", "KiB"),
+    ("put p99 at 500/s, no watcher", "no_reader.put_p99", "ms"),
+    ("put p99 at 500/s beside 1000 watchers that read nothing", "stalled_reader.put_p99", "ms"),
+    ("memory that they cost", "stalled_reader.extra_mib", "MiB"),
     ("keep-alive, a stream for each: CPU", "keepalive.bm.cpu_us", "µs"),
     ("lease grant, h2load: rate", "grant.h2.rate", "/s"),
     ("lease grant: CPU", "grant.h2.cpu_us", "µs"),
     ("memory per lease", "grant.rss_per_lease_bytes", "B"),
     ("CPU of an idle server", "idle.cpu_percent", "% of a core"),
 ]
+
+# In the results, and too much for a terminal.
+UNPRINTED = {"RssAnon", "VmHWM", "errors", "mean", "max", "p999", "client_us"}
 
 CURVES = [
     ("keys", "page.cpu_us", "A page of 500 keys", "keys", "server CPU, µs"),
@@ -76,8 +82,8 @@ CURVES = [
     ("keys", "restart_seconds", "From SIGKILL to serving", "keys", "seconds"),
     ("keys", "compaction_seconds", "Compaction of as many dead revisions as keys", "dead revisions", "seconds"),
     ("keys", "defrag.put_max", "Worst put during defrag", "keys", "ms"),
-    ("values", "put.oc.cpu_us", "A put by size of its value", "bytes", "server CPU, µs"),
-    ("values", "rss_mib", "Memory after puts, by size of the value", "bytes", "RSS, MiB"),
+    ("values", "put.oc.cpu_us", "A put by size of its value", plot.BYTES, "server CPU, µs"),
+    ("values", "rss_mib", "Memory after puts, by size of the value", plot.BYTES, "RSS, MiB"),
     ("watchers", "watch.oc.cpu_us", "An event delivered to one watcher", "watchers", "server CPU, µs"),
     ("watchers", "watch.oc.p99", "From put to event", "watchers", "p99, ms"),
     ("watchers", "rss_mib", "Memory of watchers", "watchers", "added RSS, MiB"),
@@ -131,7 +137,8 @@ def print_table(runs):
             print("  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip())
     for run in (run for run in runs if run["kind"] != "pairs"):
         names = list(run["servers"])
-        figures = sorted({name for trial in run["trials"] for name in trial["figures"]})
+        figures = {name for trial in run["trials"] for name in trial["figures"]}
+        figures = sorted(name for name in figures if name.rpartition(".")[2] not in UNPRINTED)
         results = Results([run])
         for name in figures:
             values = [number(median(results.figures(server, name))) for server in names]
@@ -253,7 +260,7 @@ def plots_of_pairs(page, results):
             for name in names
         }
         label = "server CPU, µs" if tool == "cpu_us" else "bytes written ÷ user bytes"
-        page.plot(f"values-{tool.split('_')[0]}", what, plot.lines(what, "value, bytes", label, series))
+        page.plot(f"values-{tool.split('_')[0]}", what, plot.lines(what, plot.BYTES, label, series))
     grid = results.grid()
     if grid:
         columns = [f"{c} conns" for c in MIXED_CONNS]
@@ -265,7 +272,7 @@ def plots_of_pairs(page, results):
                     if any(line):
                         rows[f"{value} B, r/w {ratio:g}: {name}"] = line
         title = "Mixed load: throughput of ours over etcd's"
-        page.plot("mixed", title, plot.heat(title, "a page of 100 of all keys, and puts, by as many clients as connections", columns, rows))
+        page.plot("mixed", title, plot.heat(title, "pages of 100 among all keys, and puts; a client a connection", columns, rows))
         for part, name in enumerate(("reads", "writes")):
             product = math.exp(sum(math.log(ratios[part]) for ratios in grid.values()) / len(grid))
             page.add(f"Mixed load, geometric mean over {len(grid)} cells, {name}: {product:.2f}×.")
@@ -297,7 +304,7 @@ def growth(page, results):
     page.add("One pass over each axis, each point on a fresh server. Both axes are logarithmic: a flat line is a cost that does not grow.")
     for axis, what, title, x_label, y_label in CURVES:
         series = {name: points_of(results, name, axis, what) for name in (results.judge, results.ours)}
-        name = f"growth-{axis}-{what.replace('.', '-').replace('_', '-')}"
+        name = f"growth-{axis}-{what}".replace(".", "-").replace("_", "-")
         page.plot(name, title, plot.lines(title, x_label, y_label, series))
 
 
@@ -330,6 +337,6 @@ def how(page, runs):
     commands = dict.fromkeys(
         command for run in of_kind(runs, "pairs") for trial in run["trials"] if trial["pair"] == 0 for command in trial["commands"]
     )
-    shown = dict.fromkeys(" ".join([Path(command.split()[0]).name, *command.split()[1:]]) for command in commands)
+    shown = dict.fromkeys(Path(command.split()[0]).name + command[len(command.split()[0]) :] for command in commands)
     servers = dict.fromkeys(server["command"] for run in runs for server in run["servers"].values())
     page.add("```text", *servers, *shown, "```")

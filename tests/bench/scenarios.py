@@ -56,7 +56,9 @@ class Trial:
             self.figures[name] = value
 
     def note(self, server, command):
-        self.commands.append(command.replace(server.endpoint, "127.0.0.1:2379"))
+        plain = command.replace(server.endpoint, "127.0.0.1:2379").replace(f"{server.directory}/", "")
+        if plain not in self.commands:
+            self.commands.append(plain)
 
     @contextlib.contextmanager
     def attempt(self, what):
@@ -115,10 +117,11 @@ class Trial:
         return self.oc(server, label, conns, clients, *words, **bill)
 
     def load_keys(self, server, count, key_size=KEY_64, value_size=VALUE_256, label=None):
-        """Puts keys 0 to `count`, 100 a transaction, as A6 does, by the tool that is there for both servers."""
+        """Puts keys 0 to `count`, 100 a transaction if a request may be that large."""
+        ops = min(100, 1_000_000 // (key_size + value_size))
         words = [
-            "txn-put", f"--key-size={key_size}", f"--val-size={value_size}", f"--key-space-size={count}", "--txn-ops=100",
-            f"--total={max(1, count // 100)}",
+            "txn-put", f"--key-size={key_size}", f"--val-size={value_size}", f"--key-space-size={count}", f"--txn-ops={ops}",
+            f"--total={-(-count // ops)}",
         ]
         run = lambda: self.tools.oc(server, 4, 8, *words)[0]
         if label:
@@ -379,7 +382,7 @@ MIXED_RATIOS, MIXED_VALUES, MIXED_CONNS = (0.125, 1, 8), (256, 4096, 16_384), (3
 
 
 def s7(trial):
-    """mixed heat map: reads of a page of 100 among all keys, and puts"""
+    """mixed heat map: reads of a page of 100 among all keys, or of 400 kB if that is less, and puts"""
     values, conns = trial.options((256,), MIXED_VALUES), trial.options((32, 256), MIXED_CONNS)
     ratios = trial.options((1,), MIXED_RATIOS)
     for value in values:
@@ -394,8 +397,9 @@ def s7(trial):
 def mixed(trial, server, keys, value, connections, ratio):
     label = f"mixed_{value}_{connections}_{ratio}"
     total = max(2 * connections, trial.options(400, 1200))
+    limit = min(100, 400_000 // value)
     words = [
-        "txn-mixed", "", f"--total={total}", f"--rw-ratio={ratio}", "--limit=100", f"--val-size={value}", "--key-size=256",
+        "txn-mixed", "", f"--total={total}", f"--rw-ratio={ratio}", f"--limit={limit}", f"--val-size={value}", "--key-size=256",
         f"--key-space-size={keys}",
     ]
     tool = trial.tools.bm if trial.tools.benchmark else trial.tools.oc
@@ -423,9 +427,11 @@ def s8(trial):
         trial.bm(server, "stm", 10, 100, *stm)
         message = wire.guarded_put(wire.bench_key(1, 64), b"v" * 500)
         seconds = trial.options(2, 8)
-        watch = trial.tools.oc_background(server, 1, 4, "range", "", "--prefix", f"--limit={PAGE}", f"--total={4 * seconds}", "--rate=2")
-        trial.h2(server, "guarded_put", 10, 10, total, wire.KV + "Txn", message)
-        pages = watch()
+        page = ["range", "", "--prefix", f"--limit={PAGE}", f"--total={2 * seconds}", "--rate=2"]
+        reader = trial.tools.oc_background(server, 1, 4, *page)
+        with trial.tools.watching(server):
+            trial.h2(server, "guarded_put", 10, 10, total, wire.KV + "Txn", message)
+        pages = reader()
         trial.record("flood_page.p99", pages.get("p99"))
         if pages["errors"]:
             trial.failures.append(f"pages beside guarded puts: {pages['errors']} errors {pages.get('complaints', '')}")
@@ -444,7 +450,7 @@ def fan_out(trial, server, label, streams, watchers, rate, total, *more, tools=(
 def s9(trial):
     """watch fan-out"""
     total, rate = trial.options(20, 300), 50
-    sizes = trial.options(((1, 1), (10, 10)), ((1, 1), (10, 10), (100, 10), (100, 100)))
+    sizes = trial.options(((1, 1), (10, 10), (100, 10)), ((1, 1), (10, 10), (100, 10), (100, 100)))
     for streams, watchers in sizes:
         with trial.server() as server:
             count = streams * watchers
@@ -455,6 +461,8 @@ def s9(trial):
             trial.record(f"watch_{count}.rss_per_watcher_kib", (server.memory()["VmHWM"] - before) * 1024 / count)
             if count == 100:
                 fan_out(trial, server, "watch_100_prevkv", streams, watchers, rate, puts, "--prevkv")
+    with trial.attempt("stalled reader"), trial.server() as server:
+        stalled(trial, server)
     with trial.server() as server:
         events = trial.options(2000, 100_000)
         words = [
@@ -465,6 +473,22 @@ def s9(trial):
     with trial.server() as server:
         words = ["watch-get", f"--watchers={trial.options(200, 10_000)}", f"--streams={trial.options(10, 100)}", "--events=8"]
         trial.bm(server, "watch_get", 10, 10, *words)
+
+
+def stalled(trial, server):
+    """Puts at a fixed rate, first alone, then beside a reader of 1000 watchers that reads nothing."""
+    watchers, seconds = trial.options(100, 1000), trial.options(2, 6)
+    probed(trial, server, "no_reader", lambda: None, seconds)
+    reader = server.channel()
+    reader.watch_and_stall(wire.bench_key(0, 16), watchers)
+    before = server.memory()["VmRSS"]
+    server.reset_peak()
+    words = put_words(PROBE_RATE * seconds, 16, 1024, 1)
+    figures = trial.tools.oc(server, 4, 64, *words, f"--rate={PROBE_RATE}")[0]
+    for name in ("p50", "p99", "max"):
+        trial.record(f"stalled_reader.put_{name}", figures.get(name))
+    trial.record("stalled_reader.extra_mib", server.memory()["VmHWM"] - before)
+    reader.close()
 
 
 def s10(trial):

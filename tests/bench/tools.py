@@ -3,9 +3,11 @@
 Latencies are milliseconds, rates are operations a second, `client_cpu` is the tool's own CPU seconds.
 """
 
+import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -62,7 +64,7 @@ class Tools:
         if not reports:
             raise Failed(f"no report from {' '.join(command)}: {text[-300:]}")
         for report in reports:
-            report["command"] = " ".join(command)
+            report["command"] = shlex.join(command)
         return reports
 
     # ours
@@ -79,7 +81,7 @@ class Tools:
         if not reports:
             raise Failed(f"no report from {' '.join(command)}: {text[-300:]}")
         for report in reports:
-            report["command"] = " ".join(command)
+            report["command"] = shlex.join(command)
         return reports
 
     def oc_background(self, server, conns, clients, *words):
@@ -124,12 +126,27 @@ class Tools:
             "requests": int(succeeded[1]),
             "errors": total - int(succeeded[1]),
             "client_cpu": cpu,
-            "command": " ".join(command),
+            "command": shlex.join(command),
         }
         for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
             if micros:
                 figures[name] = micros[min(len(micros) - 1, int(share * len(micros)))] / 1000
         return figures
+
+    @contextlib.contextmanager
+    def watching(self, server):
+        """A client that watches every key with its previous value."""
+        words = [*self.ctl(), f"--endpoints={server.endpoint}", "watch", "", "--prefix", "--prev-kv"]
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while server.metric("etcd_debugging_mvcc_watcher_total") < 1:
+                if process.poll() is not None:
+                    raise Failed(f"{' '.join(words)} ended with {process.returncode}")
+                time.sleep(0.01)
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
     # administration
 

@@ -231,16 +231,31 @@ class Channel:
     def replay(self, bounds, events):
         """Watches a range from the first revision until so many events came; returns how many did."""
         create = field(1, bounds[0]) + field(2, bounds[1]) + field(3, 1)
-        stream = self._send("/etcdserverpb.Watch/Watch", field(1, create), last=False)
-        seen, body = 0, bytearray()
-        while seen < events:
+        stream, seen = self._send("/etcdserverpb.Watch/Watch", field(1, create), last=False), 0
+        for message in self._messages(stream):
+            seen += len(parse(message).get(11, []))
+            if seen >= events:
+                return seen
+
+    def _messages(self, stream):
+        """The messages of a stream as they come."""
+        body = bytearray()
+        while True:
             self._receive()
             body += self.answers.pop(stream, b"")
-            while len(body) >= 5 and len(body) >= 5 + int.from_bytes(body[1:5], "big"):
-                size = 5 + int.from_bytes(body[1:5], "big")
-                seen += len(parse(bytes(body[5:size])).get(11, []))
+            while len(body) >= 5 and len(body) >= (size := 5 + int.from_bytes(body[1:5], "big")):
+                yield bytes(body[5:size])
                 del body[:size]
-        return seen
+
+    def watch_and_stall(self, key, watchers):
+        """Creates so many watchers of a key on one stream, and reads nothing after they are there."""
+        create = field(1, field(1, key))
+        stream = self._send("/etcdserverpb.Watch/Watch", create, last=False)
+        more = framed(create)
+        frames = b"".join(self._frame(DATA, 0, stream, more) for _ in range(watchers - 1))
+        self.socket.sendall(frames)
+        for _ in zip(range(watchers), self._messages(stream)):
+            pass
 
     # Questions the scenarios ask.
 
