@@ -1,4 +1,4 @@
-//! SIGKILL at random moments under load: nothing acknowledged is lost, nothing is seen twice.
+//! SIGKILL and power cuts at random moments under load: nothing acknowledged is lost, nothing seen twice.
 //!
 //! Writers put, delete, commit transactions, grant leases and compact; one watcher follows the whole
 //! key space and resumes after each kill where it stopped. What it saw, taken together, must be one
@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
@@ -36,6 +37,7 @@ use tokio::task::LocalSet;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::lossy::LossyDisk;
 use crate::support::Server;
 use crate::support::TempDir;
 
@@ -358,31 +360,37 @@ fn check_store(record: &Record, kvs: &[KeyValue]) {
     );
 }
 
-fn campaign(engine: &str) {
-    let cycles =
-        std::env::var("KV_CRASH_CYCLES").map_or(20, |text| text.parse().expect("a number"));
-    let seed = std::env::var("KV_CRASH_SEED")
-        .map_or_else(|_| fastrand::u64(..), |s| s.parse().expect("a seed"));
+/// Kills a loaded server over and over; `after_kill` is what else happens to its disk, and returns the bytes
+/// that it lost.
+fn campaign(engine: &str, dir: &Path, default_cycles: u32, after_kill: impl Fn() -> usize) {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse().expect("a number"))
+    };
+    let cycles = number("KV_CRASH_CYCLES").unwrap_or(u64::from(default_cycles));
+    let seed = number("KV_CRASH_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("engine {engine}, seed {seed}, {cycles} cycles");
     fastrand::seed(seed);
-    let dir = TempDir::new("crash");
     // A short interval between snapshots makes the log purge itself under the kills.
+    let engine_flag = format!("--storage-engine={engine}");
     let flags = [
-        format!("--storage-engine={engine}"),
-        "--snapshot-count=500".into(),
-        "--snapshot-catchup-entries=100".into(),
+        &engine_flag,
+        "--snapshot-count=500",
+        "--snapshot-catchup-entries=100",
     ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let mut server = Server::start(dir.path(), &flags);
+    let mut server = Server::start(dir, &flags);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     let record = Shared::default();
     let mut restarts = Vec::new();
+    let mut lost_bytes = 0;
     LocalSet::new().block_on(&runtime, async {
         for _ in 0..cycles {
             let hash = live_and_die(&mut server, &record).await;
+            lost_bytes += after_kill();
             let start = Instant::now();
             server.restart();
             restarts.push(start.elapsed());
@@ -392,7 +400,8 @@ fn campaign(engine: &str) {
     restarts.sort();
     let record = record.borrow();
     println!(
-        "{cycles} kills, {} acknowledged writes, {} revisions, 0 lost, restart p50 {:?} max {:?}",
+        "{cycles} kills, {} acknowledged writes, {} revisions, 0 lost, {lost_bytes} unsynced bytes dropped, \
+         restart p50 {:?} max {:?}",
         record.acknowledged.len(),
         record.last_seen(),
         restarts[restarts.len() / 2],
@@ -400,12 +409,35 @@ fn campaign(engine: &str) {
     );
 }
 
+fn kills(engine: &str) {
+    let dir = TempDir::new("crash");
+    campaign(engine, dir.path(), 20, || 0);
+}
+
+fn power_cuts(engine: &str) {
+    let dir = TempDir::new("power");
+    let Some(disk) = LossyDisk::mount(&dir.path().join("disk")) else {
+        return println!("left out: no FUSE here");
+    };
+    campaign(engine, disk.path(), 10, || disk.cut());
+}
+
 #[test]
 fn killed_server_keeps_what_it_acknowledged_on_sled() {
-    campaign("sled");
+    kills("sled");
 }
 
 #[test]
 fn killed_server_keeps_what_it_acknowledged_on_redb() {
-    campaign("redb");
+    kills("redb");
+}
+
+#[test]
+fn power_cut_costs_nothing_acknowledged_on_sled() {
+    power_cuts("sled");
+}
+
+#[test]
+fn power_cut_costs_nothing_acknowledged_on_redb() {
+    power_cuts("redb");
 }

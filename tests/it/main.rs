@@ -6,6 +6,7 @@ mod damage;
 mod generated;
 mod layers;
 mod line;
+mod lossy;
 mod machine;
 mod mvcc;
 mod mvcc_model;
