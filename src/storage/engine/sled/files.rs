@@ -19,6 +19,9 @@ use super::super::marker::Flush;
 use crate::error::Fault;
 use crate::storage::Result;
 
+/// Where sled keeps its fanout.
+const SETTINGS: &str = "durability_cookie";
+
 const HEAD: usize = 8;
 const TAIL: usize = 4;
 
@@ -82,15 +85,19 @@ pub(super) fn prepare(db: &Path) -> Result<()> {
         let path = log_path(&dir, newest + 1);
         fs::File::create(&path).map_err(|error| Fault::io("create", &path, error))?;
     }
-    sync(db)
-}
-
-/// Makes the names of the metadata files durable.
-pub(super) fn sync(db: &Path) -> Result<()> {
-    let dir = db.join("metadata");
     fs::File::open(&dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| Fault::io("sync", &dir, error))
+}
+
+/// Makes durable what sled wrote without a sync: its settings and the names of its files.
+pub(super) fn sync(db: &Path) -> Result<()> {
+    for path in [db.join(SETTINGS), db.join("metadata"), db.to_path_buf()] {
+        fs::File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Fault::io("sync", &path, error))?;
+    }
+    Ok(())
 }
 
 /// Every frame up to `whole` (all if `None`) must be sound; behind that, one that was cut short may be the last.
