@@ -714,9 +714,7 @@ struct Front {
 
 impl listener::Service for Front {
     async fn call(&self, request: Request<Incoming>, remote: Arc<str>) -> Response<Body> {
-        let kind = request.headers().get(::http::header::CONTENT_TYPE);
-        let grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-            && request.version() == ::http::Version::HTTP_2;
+        let grpc = request.version() == ::http::Version::HTTP_2;
         match (&self.grpc, &self.http) {
             (Some(service), _) if grpc => service.call(request, remote).await,
             (_, Some(service)) => service.answer(request).await,

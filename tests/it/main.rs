@@ -1,9 +1,12 @@
 //! Everything that needs more than one module, or a process. One binary, so that linking stays cheap.
 
+mod binary;
 mod client;
 mod crash;
 mod damage;
+mod flips;
 mod generated;
+mod hostile;
 mod layers;
 mod line;
 mod lossy;

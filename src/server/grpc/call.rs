@@ -1,6 +1,6 @@
 //! What is done alike for every call: which method it is, its messages counted and bounded, its end told.
 //!
-//! Both bodies of a call pass through here frame by frame. The request side counts messages and refuses
+//! Both bodies of a streaming call pass through here frame by frame. The request side counts messages and refuses
 //! one that is too large in grpc-go's words before it is buffered; the response side learns the status
 //! from the trailers, and can end a stream from outside (deadline, no leader, server stop).
 
@@ -310,6 +310,20 @@ impl http_body::Body for Received {
     }
 }
 
+impl Method {
+    /// Counts a message that came in whole.
+    pub fn note_received(&self, bytes: usize) {
+        self.received.inc();
+        metrics::GRPC_RECEIVED_BYTES.inc_by(bytes as u64);
+    }
+
+    /// Counts an answer that goes out whole.
+    pub fn note_sent(&self, bytes: usize) {
+        self.sent.inc();
+        metrics::GRPC_SENT_BYTES.inc_by(bytes as u64);
+    }
+}
+
 /// One call from its start to its end. Dropped without an end, it was cancelled.
 pub struct Call {
     method: &'static Method,
@@ -329,7 +343,11 @@ impl Call {
         }
     }
 
-    fn end(&mut self, code: Code) {
+    pub fn method(&self) -> &'static Method {
+        self.method
+    }
+
+    pub fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
@@ -450,22 +468,30 @@ impl Watched {
     }
 }
 
-/// Reads a `grpc-timeout` value such as `5S` or `100m`.
-pub fn timeout(value: &str) -> Option<Duration> {
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
+/// Reads a `grpc-timeout` value such as `5S` or `100m`; the error is grpc-go's.
+pub fn timeout(value: &str) -> Result<Duration, String> {
+    let told = |what: &str| Err(format!("transport: timeout {what}: {value:?}"));
+    let (digits, unit) = match value.len() {
+        ..2 => return told("string is too short"),
+        2..=9 => value.split_at_checked(value.len() - 1).unwrap_or_default(),
+        _ => return told("string is too long"),
+    };
+    let nanos: u64 = match unit {
+        "H" => 3600 * 1_000_000_000,
+        "M" => 60 * 1_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        "n" => 1,
+        _ => return told("unit is not recognized"),
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!(
+            "strconv.ParseUint: parsing {digits:?}: invalid syntax"
+        ));
     }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
+    let number: u64 = digits.parse().unwrap_or_default();
+    Ok(Duration::from_nanos(number.saturating_mul(nanos)))
 }
 
 #[cfg(test)]
@@ -491,19 +517,28 @@ mod tests {
 
     #[test]
     fn timeouts_have_a_number_and_a_unit() {
-        let cases = [
-            ("5S", Some(Duration::from_secs(5))),
-            ("100m", Some(Duration::from_millis(100))),
-            ("99999999u", Some(Duration::from_micros(99_999_999))),
-            ("1H", Some(Duration::from_secs(3600))),
-            ("S", None),
-            ("", None),
-            ("123456789S", None),
-            ("-1S", None),
-            ("5s", None),
+        let good = [
+            ("5S", Duration::from_secs(5)),
+            ("100m", Duration::from_millis(100)),
+            ("99999999u", Duration::from_micros(99_999_999)),
+            ("1H", Duration::from_secs(3600)),
+            ("99999999H", Duration::from_nanos(u64::MAX)),
         ];
-        for (value, want) in cases {
-            assert_eq!(timeout(value), want, "{value}");
+        for (value, want) in good {
+            assert_eq!(timeout(value), Ok(want), "{value}");
+        }
+        let bad = [
+            ("S", r#"transport: timeout string is too short: "S""#),
+            ("", r#"transport: timeout string is too short: """#),
+            (
+                "123456789S",
+                r#"transport: timeout string is too long: "123456789S""#,
+            ),
+            ("-1S", r#"strconv.ParseUint: parsing "-1": invalid syntax"#),
+            ("5s", r#"transport: timeout unit is not recognized: "5s""#),
+        ];
+        for (value, want) in bad {
+            assert_eq!(timeout(value), Err(want.to_string()), "{value}");
         }
     }
 
