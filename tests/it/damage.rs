@@ -67,7 +67,7 @@ fn count(server: &Server) -> i64 {
     })
 }
 
-fn files_below(dir: &Path) -> Vec<PathBuf> {
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).expect("a readable directory") {
         let path = entry.expect("an entry").path();

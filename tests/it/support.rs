@@ -164,6 +164,20 @@ impl Server {
         ]
     }
 
+    /// Waits until the process takes requests or has ended; `Err` is how it ended.
+    pub fn wait_ready_or_end(&mut self) -> Result<(), ExitStatus> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.log().contains(READY) {
+            if let Some(status) = self.exited() {
+                self.child = None;
+                return Err(status);
+            }
+            assert!(Instant::now() < deadline, "neither:\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     fn exited(&mut self) -> Option<ExitStatus> {
         self.child
             .as_mut()
