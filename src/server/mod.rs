@@ -94,6 +94,7 @@ const FEWEST_FILES: u64 = 150;
 /// Runs the server with the given command line, the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     telemetry::init();
+    process::use_small_pages();
     report_panics();
     let words = args.iter().skip(1).map(|word| word.to_string_lossy());
     let words: Vec<String> = words.map(|word| word.into_owned()).collect();

@@ -6,6 +6,14 @@ use std::time::UNIX_EPOCH;
 
 use crate::util::metrics;
 
+/// Keeps the allocator's memory in small pages: of huge ones, all is resident as soon as a part is used, and
+/// clearing what nobody uses took a sixth of the time of a put.
+pub fn use_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(error = %error, "huge pages stay as they are");
+    }
+}
+
 /// Open files, and how many may be open.
 pub fn files() -> (u64, u64) {
     let open = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);

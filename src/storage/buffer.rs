@@ -47,10 +47,11 @@ pub struct Options {
 }
 
 impl Default for Options {
+    /// A flush is half a dozen syncs that the log waits behind, and rewrites the page it ends in.
     fn default() -> Options {
         Options {
-            interval: Duration::from_millis(100),
-            bytes: 4 << 20,
+            interval: Duration::from_secs(1),
+            bytes: 8 << 20,
         }
     }
 }
