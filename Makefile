@@ -36,6 +36,7 @@ bench-report:
 
 # Counts and sizes that must not grow: log syncs, memory, instructions, allocations. Nothing reads the clock.
 guards: build
+	cd tests/bench && python3 -m unittest -q test_suite
 	python3 tests/bench/guards.py $(RELEASE)
 
 # 200 kills of a loaded server, each engine.
