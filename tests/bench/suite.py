@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
@@ -186,6 +186,8 @@ class Run:
 
 
 def main():
+    # Ended from outside, the servers end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = arguments(sys.argv[1:])
     if args.command == "report":
         loaded = [json.loads(Path(path).read_text()) for path in args.results]
