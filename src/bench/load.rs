@@ -1,5 +1,6 @@
 //! One run: clients that each keep one request under way, and what they measured.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -40,19 +41,18 @@ where
     let pacer = Arc::new(Pacer::new(plan.total, plan.rate));
     let bar = progress(plan.total);
     let start = Instant::now();
+    let recorder = RefCell::new(Recorder::new(start, sample));
     let workers = clients.iter().map(|client| async {
-        let mut recorder = Recorder::new(start, sample);
         while let Some((number, due)) = pacer.next().await {
             match request(client.clone(), number).await {
-                Ok(()) => recorder.success(due),
-                Err(error) => recorder.failure(error.message()),
+                Ok(()) => recorder.borrow_mut().success(due),
+                Err(error) => recorder.borrow_mut().failure(error.message()),
             }
             bar.inc(1);
         }
-        recorder
     });
-    let recorders = futures_util::future::join_all(workers).await;
+    futures_util::future::join_all(workers).await;
     let elapsed = start.elapsed();
     bar.finish_and_clear();
-    Report::collect(recorders, elapsed)
+    recorder.into_inner().report(elapsed)
 }

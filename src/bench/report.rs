@@ -19,7 +19,8 @@ const BUCKETS: usize = 10;
 const BAR: usize = 40;
 const NANOS: f64 = 1e9;
 
-/// What one client measured.
+/// What the clients of a run measure, all in one: a histogram takes a hundred kilobytes or more, and a
+/// thousand of them slow down the client that measures.
 pub struct Recorder {
     start: Instant,
     latencies: Histogram<u64>,
@@ -74,9 +75,19 @@ impl Recorder {
     pub fn failure(&mut self, message: &str) {
         *self.errors.entry(message.to_string()).or_default() += 1;
     }
+
+    /// What was measured in a run that took `elapsed`.
+    pub fn report(self, elapsed: Duration) -> Report {
+        Report {
+            elapsed,
+            latencies: self.latencies,
+            errors: self.errors,
+            seconds: self.seconds,
+        }
+    }
 }
 
-/// What all clients of a run measured together.
+/// What the clients of a run measured.
 pub struct Report {
     elapsed: Duration,
     latencies: Histogram<u64>,
@@ -85,33 +96,6 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn collect(recorders: Vec<Recorder>, elapsed: Duration) -> Report {
-        let mut report = Report {
-            elapsed,
-            latencies: Histogram::new(3).expect("three digits are allowed"),
-            errors: BTreeMap::new(),
-            seconds: None,
-        };
-        for recorder in recorders {
-            report
-                .latencies
-                .add(&recorder.latencies)
-                .expect("histograms of one kind");
-            for (message, count) in recorder.errors {
-                *report.errors.entry(message).or_default() += count;
-            }
-            for (second, part) in recorder.seconds.into_iter().flatten() {
-                let seconds = report.seconds.get_or_insert_default();
-                let whole = seconds.entry(second).or_insert(part);
-                whole.min = whole.min.min(part.min);
-                whole.max = whole.max.max(part.max);
-                whole.sum += part.sum;
-                whole.count += part.count;
-            }
-        }
-        report
-    }
-
     /// Prints the report under `name` in the form that was asked for.
     pub fn print(&self, name: &str, global: &Global) {
         match global.write_out {
@@ -272,7 +256,7 @@ mod tests {
         for message in errors {
             recorder.failure(message);
         }
-        Report::collect(vec![recorder], Duration::from_secs(2))
+        recorder.report(Duration::from_secs(2))
     }
 
     #[test]

@@ -13,7 +13,6 @@ use super::load::Plan;
 use super::random_bytes;
 use super::range::announce;
 use super::report::Recorder;
-use super::report::Report;
 use crate::proto::etcdserverpb::PutRequest;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::RequestOp;
@@ -197,7 +196,7 @@ impl TxnMixed {
         })
         .await;
         for (title, recorder) in [("Read", reads), ("Write", writes)] {
-            let report = Report::collect(vec![recorder.into_inner()], all.elapsed());
+            let report = recorder.into_inner().report(all.elapsed());
             if global.write_out == Form::Simple {
                 println!("Total {title} Ops: {}\nDetails:", report.requests());
             }

@@ -2,12 +2,13 @@
 //!
 //! A value begins with the moment its put was due, so that each watcher can tell how old an event is.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::task::LocalSet;
 
 use super::Failure;
@@ -163,19 +164,19 @@ impl FanOut {
     async fn measure(&self, clients: &[Client], global: &Global) -> Result<Outcome, Failure> {
         let (watchers, creation) = self.create(clients, global).await?;
         let epoch = Instant::now();
-        let readers: Vec<_> = watchers
-            .into_iter()
-            .map(|(n, watcher)| {
-                let expected = self.events_of(n);
-                tokio::task::spawn_local(read(watcher, expected, epoch, global.sample))
-            })
-            .collect();
+        let recorder = Rc::new(RefCell::new(Recorder::new(epoch, global.sample)));
+        let mut readers = JoinSet::new();
+        for (n, watcher) in watchers {
+            readers.spawn_local(read(watcher, self.events_of(n), epoch, recorder.clone()));
+        }
         let puts = self.put(&clients[0], epoch, global).await;
-        let events = collect(readers).await;
+        while let Some(reader) = readers.join_next().await {
+            reader.expect("a reader that does not fail");
+        }
         Ok(Outcome {
             creation,
             puts,
-            events: Report::collect(events, epoch.elapsed()),
+            events: alone(recorder).report(epoch.elapsed()),
         })
     }
 
@@ -211,14 +212,14 @@ impl FanOut {
                 recorder.success(due);
             }
         }
-        Ok((watchers, Report::collect(vec![recorder], start.elapsed())))
+        Ok((watchers, recorder.report(start.elapsed())))
     }
 
     /// Puts one after the other without waiting for answers, each stamped with the moment it was due.
     async fn put(&self, client: &Client, epoch: Instant, global: &Global) -> Report {
         let pacer = Arc::new(Pacer::new(self.puts.total, self.puts.rate));
         let bar = load::progress(self.puts.total);
-        let recorder = Rc::new(std::cell::RefCell::new(Recorder::new(epoch, global.sample)));
+        let recorder = RefCell::new(Recorder::new(epoch, global.sample));
         let filler = random_bytes(self.val_size.saturating_sub(STAMP));
         // A closed loop has one put under way; an open one as many as the rate and the server make.
         let workers = if self.puts.rate == 0 { 1 } else { 64 };
@@ -240,46 +241,38 @@ impl FanOut {
         });
         futures_util::future::join_all(work).await;
         bar.finish_and_clear();
-        let recorder = Rc::into_inner(recorder)
-            .expect("the workers are done")
-            .into_inner();
-        Report::collect(vec![recorder], epoch.elapsed())
+        recorder.into_inner().report(epoch.elapsed())
     }
 }
 
-/// Reads `expected` events and tells how long after their put was due each arrived.
-async fn read(mut watcher: Watcher, expected: u64, epoch: Instant, sample: bool) -> Recorder {
-    let mut recorder = Recorder::new(epoch, sample);
+/// Reads `expected` events and records how long after their put was due each arrived.
+async fn read(
+    mut watcher: Watcher,
+    expected: u64,
+    epoch: Instant,
+    recorder: Rc<RefCell<Recorder>>,
+) {
     let mut seen = 0;
     while seen < expected {
         let response = match tokio::time::timeout(PATIENCE, watcher.next()).await {
             Ok(Some(Ok(response))) => response,
-            Ok(Some(Err(error))) => {
-                recorder.failure(error.message());
-                break;
-            }
-            Ok(None) | Err(_) => {
-                recorder.failure("events are missing");
-                break;
-            }
+            Ok(Some(Err(error))) => return recorder.borrow_mut().failure(error.message()),
+            Ok(None) | Err(_) => return recorder.borrow_mut().failure("events are missing"),
         };
         let now = epoch.elapsed();
         for event in response.events {
             seen += 1;
             let value = event.kv.map(|kv| kv.value).unwrap_or_default();
             if let Some(stamp) = value.first_chunk::<STAMP>() {
-                recorder
-                    .latency(now.saturating_sub(Duration::from_nanos(u64::from_be_bytes(*stamp))));
+                let due = Duration::from_nanos(u64::from_be_bytes(*stamp));
+                recorder.borrow_mut().latency(now.saturating_sub(due));
             }
         }
     }
-    recorder
 }
 
-async fn collect(readers: Vec<JoinHandle<Recorder>>) -> Vec<Recorder> {
-    let mut recorders = Vec::new();
-    for reader in readers {
-        recorders.push(reader.await.expect("a reader that does not fail"));
-    }
-    recorders
+/// The value that nobody else holds any more.
+fn alone<T>(shared: Rc<RefCell<T>>) -> T {
+    let inner = Rc::into_inner(shared).expect("those who shared it are done");
+    inner.into_inner()
 }
