@@ -22,8 +22,10 @@ use crate::error::Error;
 use crate::error::Fault;
 use crate::lease::LeaseId;
 use crate::lease::Lessor;
+use crate::mvcc::Checkpoint;
 use crate::mvcc::Event;
 use crate::mvcc::EventType;
+use crate::mvcc::Loaded;
 use crate::mvcc::Store;
 use crate::proto::etcdserverpb::AlarmResponse;
 use crate::proto::etcdserverpb::AlarmType;
@@ -119,10 +121,22 @@ pub struct Machine {
 impl Machine {
     /// Reads the machine back from the tables. No deadline runs until the lessor is promoted.
     pub fn restore(view: &dyn View, options: &Options) -> storage::Result<Machine> {
+        Machine::restore_from(None, view, options)
+    }
+
+    /// Continues from a checkpoint of the index, if there is one, with the records after it.
+    pub fn restore_from(
+        loaded: Option<Loaded>,
+        view: &dyn View,
+        options: &Options,
+    ) -> storage::Result<Machine> {
         let mut lessor = Lessor::restore(view)?;
         // The newest version of a key says which lease it hangs on; a tombstone, like none, says 0.
+        for (key, lease) in loaded.iter().flat_map(Loaded::leases) {
+            lessor.attach(key, LeaseId(lease));
+        }
         let mut attach = |kv: &KeyValue| lessor.attach(&kv.key, LeaseId(kv.lease));
-        let store = Store::restore_visiting(view, options.cache_bytes, &mut attach)?;
+        let store = Store::restore_from(loaded, view, options.cache_bytes, &mut attach)?;
         let (applied, hash) = match view.get(Table::Meta, APPLIED)? {
             Some(mark) => read_mark(&mark)?,
             None => (None, StateHash::default()),
@@ -140,6 +154,12 @@ impl Machine {
             membership,
             hash,
         })
+    }
+
+    /// Makes the next block of a checkpoint of the store; `None` after the last one.
+    pub fn checkpoint_block(&self, checkpoint: &mut Checkpoint) -> Option<Vec<u8>> {
+        let lease = |key: &[u8]| self.lessor.holder(key).map_or(0, |lease| lease.0);
+        checkpoint.block(&self.store, &lease)
     }
 
     /// Applies the next entry of the log: its proposals in order, each of which sees the ones before it.

@@ -4,17 +4,24 @@
 //! versions nobody can see any more leave the index and the tables; a reader that began before holds a
 //! [`Pin`], and reclaiming stays below it. Both ends are recorded, so that an interrupted compaction goes
 //! on after a restart.
+//!
+//! A restart may begin with a checkpoint of the index, and then reads only the records after it. So the
+//! tombstones after the last checkpoint are held back: nothing else tells that their keys are gone.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::Revision;
 use super::Store;
+use super::checkpoint::Checkpoint;
 use super::hash::HashKv;
 use super::hash::HashScan;
+use super::index::Freed;
 use super::record;
 use crate::error::ApiError;
 use crate::error::Error;
@@ -29,6 +36,9 @@ use crate::storage::draft::Draft;
 const COMPACTED: &[u8] = b"mvcc/compacted";
 /// The last compaction whose records are all gone.
 const FINISHED: &[u8] = b"mvcc/compaction finished";
+
+/// Tombstones that were held back and are dropped in one slice.
+const SLICE_HELD: usize = 512;
 
 /// Index leaves cleaned in one slice: about 30 µs.
 const SLICE_LEAVES: usize = 16;
@@ -104,6 +114,10 @@ pub(super) struct Compactor {
     jobs: VecDeque<Job>,
     hashes: VecDeque<HashKv>,
     pins: Arc<Pins>,
+    /// The revision of the checkpoint a restart would begin with.
+    pub(super) checkpoint: Option<i64>,
+    /// Tombstones that left the index, but not the tables.
+    pub(super) held: BTreeSet<Revision>,
 }
 
 impl Compactor {
@@ -122,6 +136,8 @@ impl Compactor {
             jobs: unfinished.into_iter().collect(),
             hashes: VecDeque::new(),
             pins: Arc::default(),
+            checkpoint: None,
+            held: BTreeSet::new(),
         })
     }
 
@@ -129,6 +145,27 @@ impl Compactor {
     pub(super) fn remembered(&self, revision: i64) -> Option<HashKv> {
         let mut hashes = self.hashes.iter();
         hashes.find(|hash| hash.hash_revision == revision).copied()
+    }
+
+    /// The last compaction whose records are all gone.
+    pub(super) fn finished(&self) -> i64 {
+        self.finished
+    }
+
+    /// Holds back all reclaiming until the pin is dropped.
+    pub(super) fn pause(&self) -> Pin {
+        self.pins.pin(self.reclaimed.max(0))
+    }
+
+    /// Returns true if the index and the tables may differ in what is reclaimed.
+    pub(super) fn is_behind(&self) -> bool {
+        let released = self.held.first().is_some_and(|at| self.is_released(*at));
+        released || !self.jobs.is_empty()
+    }
+
+    fn is_released(&self, at: Revision) -> bool {
+        self.checkpoint
+            .is_none_or(|checkpoint| at.main <= checkpoint)
     }
 
     fn finish(&mut self, job: Job) {
@@ -209,9 +246,11 @@ impl Store {
             if self.index.compact(target, SLICE_LEAVES, &mut freed) {
                 self.compactor.reclaimed = target;
             }
-            for at in freed {
-                self.sizes.free(at);
-                batch.delete(Table::Revisions, Bytes::copy_from_slice(&record::key(at)));
+            for Freed { at, tombstone } in freed {
+                match tombstone && !self.compactor.is_released(at) {
+                    true => drop(self.compactor.held.insert(at)),
+                    false => self.drop_record(&mut batch, at),
+                }
             }
         }
         if self.compactor.reclaimed >= job.revision {
@@ -240,6 +279,48 @@ fn read(view: &dyn View, key: &'static [u8]) -> storage::Result<Option<i64>> {
     }
 }
 
+impl Store {
+    /// From now on a restart may begin with this checkpoint, or with the one before.
+    pub fn publish_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        let revision = checkpoint.revision();
+        self.compactor.checkpoint.get_or_insert(revision);
+    }
+
+    /// A restart will begin with this checkpoint: what was held back for it may go.
+    pub fn checkpoint_published(&mut self, checkpoint: &Checkpoint) {
+        self.compactor.checkpoint = Some(checkpoint.revision());
+        self.since_checkpoint -= checkpoint.covers();
+    }
+
+    /// How many records a restart would have to read.
+    pub fn records_since_checkpoint(&self) -> u64 {
+        self.since_checkpoint
+    }
+
+    /// The revision of the checkpoint that a restart would begin with.
+    pub fn last_checkpoint(&self) -> Option<i64> {
+        self.compactor.checkpoint
+    }
+
+    /// Drops some of the tombstones that need not be held back any more; an empty batch is the last.
+    pub fn release_held(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while batch.writes.len() < SLICE_HELD
+            && let Some(&at) = self.compactor.held.first()
+            && self.compactor.is_released(at)
+        {
+            self.compactor.held.remove(&at);
+            self.drop_record(&mut batch, at);
+        }
+        batch
+    }
+
+    fn drop_record(&mut self, batch: &mut Batch, at: Revision) {
+        self.sizes.free(at);
+        batch.delete(Table::Revisions, Bytes::copy_from_slice(&record::key(at)));
+    }
+}
+
 /// How many bytes of records are stored, without remembering the size of each.
 ///
 /// Sizes are summed over blocks of revisions. A freed record takes the mean of its block away, which is
@@ -247,13 +328,14 @@ fn read(view: &dyn View, key: &'static [u8]) -> storage::Result<Option<i64>> {
 #[derive(Default)]
 pub(super) struct Sizes {
     blocks: BTreeMap<i64, Block>,
+    records: u64,
     total: u64,
 }
 
-#[derive(Default)]
-struct Block {
-    records: u64,
-    bytes: u64,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Block {
+    pub records: u64,
+    pub bytes: u64,
 }
 
 const BLOCK_BITS: u32 = 10;
@@ -263,21 +345,50 @@ impl Sizes {
         let block = self.blocks.entry(at.main >> BLOCK_BITS).or_default();
         block.records += 1;
         block.bytes += bytes as u64;
+        self.records += 1;
         self.total += bytes as u64;
     }
 
-    fn free(&mut self, at: super::Revision) {
+    pub(super) fn free(&mut self, at: super::Revision) {
         let number = at.main >> BLOCK_BITS;
         if let Some(block) = self.blocks.get_mut(&number) {
             let mean = block.bytes / block.records;
             block.bytes -= mean;
             block.records -= 1;
+            self.records -= 1;
             self.total -= mean;
             if block.records == 0 {
                 self.total -= block.bytes;
                 self.blocks.remove(&number);
             }
         }
+    }
+
+    /// The number of the block that holds revision `main`.
+    pub(super) fn number(main: i64) -> i64 {
+        main >> BLOCK_BITS
+    }
+
+    /// The first and the last revision of a block.
+    pub(super) fn revisions(number: i64) -> (i64, i64) {
+        (number << BLOCK_BITS, ((number + 1) << BLOCK_BITS) - 1)
+    }
+
+    /// Up to `limit` blocks from number `from` on.
+    pub(super) fn blocks(&self, from: i64, limit: usize) -> impl Iterator<Item = (i64, Block)> {
+        let blocks = self.blocks.range(from..).take(limit);
+        blocks.map(|(number, block)| (*number, *block))
+    }
+
+    pub(super) fn restore(&mut self, number: i64, block: Block) {
+        self.total += block.bytes;
+        self.records += block.records;
+        self.blocks.insert(number, block);
+    }
+
+    /// The number of records.
+    pub(super) fn records(&self) -> u64 {
+        self.records
     }
 
     pub(super) fn total(&self) -> u64 {

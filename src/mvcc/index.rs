@@ -9,6 +9,7 @@
 //! are: a [`Handle`] is carried for whoever caches them.
 
 mod blocks;
+mod build;
 mod bytes;
 mod entry;
 mod leaf;
@@ -23,6 +24,8 @@ mod tests;
 
 use std::ops::ControlFlow;
 
+pub use self::build::Builder;
+pub use self::entry::Versions;
 use self::node::Allowance;
 use self::node::Node;
 use self::node::Span;
@@ -32,6 +35,16 @@ use crate::proto::KeyRange;
 
 /// What a walk calls for each key. `Break` ends the walk.
 pub type Visit<'a> = dyn FnMut(&[u8], Version, Handle) -> ControlFlow<()> + 'a;
+
+/// What an export calls for each key.
+pub type Export<'a> = dyn FnMut(&[u8], Versions<'_>) -> ControlFlow<()> + 'a;
+
+/// A version that left the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Freed {
+    pub at: Revision,
+    pub tombstone: bool,
+}
 
 /// One version of a key. `version` 0 is a tombstone, which has no `created` either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,7 +187,7 @@ impl<const N: usize> Index<N> {
     ///
     /// Adds the versions the engine may drop to `freed`. Returns true when nothing is left to free.
     /// Begin anew where the last slice ended by calling again: the tree itself knows what is left.
-    pub fn compact(&mut self, revision: i64, leaves: usize, freed: &mut Vec<Revision>) -> bool {
+    pub fn compact(&mut self, revision: i64, leaves: usize, freed: &mut Vec<Freed>) -> bool {
         self.compacted = self.compacted.max(revision);
         let leaves = leaves.max(1);
         let mut allowed = Allowance {
@@ -186,6 +199,27 @@ impl<const N: usize> Index<N> {
             self.root.shrink_root();
         }
         self.root.garbage() > revision
+    }
+
+    /// Nobody will ask about revisions before `revision` any more: what is restored needs no room for them.
+    pub fn begin_at(&mut self, revision: i64) {
+        self.compacted = self.compacted.max(revision);
+    }
+
+    /// Returns true if the version of `key` written at `at` is here.
+    pub fn holds(&self, key: &[u8], at: Revision) -> bool {
+        self.root.entry(key).is_some_and(|entry| entry.holds(at))
+    }
+
+    /// Visits the keys from `from` on in ascending order, each with its versions up to `revision`, of
+    /// which there may be none.
+    pub fn export(&self, from: &[u8], revision: i64, visit: &mut Export<'_>) {
+        let range = Span {
+            from: Some(from),
+            to: None,
+        };
+        // Whoever broke the walk off knows why.
+        let _ = self.root.export(range, revision, &mut Vec::new(), visit);
     }
 
     /// Visits what a compaction at `revision` would keep of each key live at `revision`.

@@ -11,7 +11,9 @@
 //! - What is visible at a revision never changes, until a compaction passes it.
 //! - A version in the index has its record in the tables; a missing one is damage, not absence.
 
+pub mod audit;
 pub mod cache;
+pub mod checkpoint;
 pub mod compact;
 pub mod event;
 pub mod hash;
@@ -22,6 +24,9 @@ pub mod store;
 pub mod txn;
 pub mod watchers;
 
+pub use audit::Audit;
+pub use checkpoint::Checkpoint;
+pub use checkpoint::Loaded;
 pub use compact::Pin;
 pub use compact::Progress;
 pub use event::Event;

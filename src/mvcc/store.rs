@@ -9,8 +9,10 @@ use super::Event;
 use super::Revision;
 use super::cache::Cache;
 use super::cache::Reread;
+use super::checkpoint::Loaded;
 use super::compact::Compactor;
 use super::compact::Sizes;
+use super::index::Freed;
 use super::index::Handle;
 use super::index::Index;
 use super::index::Version;
@@ -69,6 +71,8 @@ pub struct Store {
     pub(super) reread: Arc<Reread>,
     pub(super) compactor: Compactor,
     pub(super) sizes: Sizes,
+    /// Records after the last checkpoint.
+    pub(super) since_checkpoint: u64,
     events: Vec<Arc<Event>>,
 }
 
@@ -98,36 +102,64 @@ impl Change {
 impl Store {
     /// Reads the state back from the tables; empty ones make a fresh store at revision 1.
     pub fn restore(view: &dyn View, cache_bytes: usize) -> storage::Result<Store> {
-        Store::restore_visiting(view, cache_bytes, &mut |_| {})
+        Store::restore_from(None, view, cache_bytes, &mut |_| {})
     }
 
-    /// Does the same and shows each stored version to `visit`, in the order of revisions.
-    pub fn restore_visiting(
+    /// Continues from a checkpoint, if there is one, with the records after it, and shows each record it
+    /// reads to `visit`, in the order of revisions.
+    pub fn restore_from(
+        loaded: Option<Loaded>,
         view: &dyn View,
         cache_bytes: usize,
         visit: &mut dyn FnMut(&KeyValue),
     ) -> storage::Result<Store> {
-        let compactor = Compactor::restore(view)?;
+        let mut compactor = Compactor::restore(view)?;
+        let (mut index, mut sizes, mut upto) = (Index::new(), Sizes::default(), 0);
+        if let Some(loaded) = loaded {
+            (index, sizes, upto) = (loaded.index, loaded.sizes, loaded.revision);
+            compactor.held = loaded.held;
+            compactor.checkpoint = Some(upto);
+        }
+        index.begin_at(compactor.compacted);
         let mut store = Store {
             // The newest revision always has a record: reclaiming leaves a tombstone at the compacted one.
-            revision: compactor.compacted.max(1),
-            index: Index::new(),
+            revision: compactor.compacted.max(upto).max(1),
+            index,
             cache: Cache::new(cache_bytes - cache_bytes / REREAD_SHARE),
             reread: Arc::new(Reread::new(cache_bytes / REREAD_SHARE)),
             compactor,
-            sizes: Sizes::default(),
+            sizes,
+            since_checkpoint: 0,
             events: Vec::new(),
         };
-        let mut pages = Pages::new(0, i64::MAX);
+        let mut pages = Pages::new(if upto > 0 { upto + 1 } else { 0 }, i64::MAX);
         while let Some(page) = pages.read(view)? {
             for record in page {
                 visit(&record.kv);
                 store.index.restore(&record.kv.key, record.version());
                 store.sizes.add(record.at, record.size());
+                store.since_checkpoint += 1;
                 store.revision = store.revision.max(record.at.main);
             }
         }
+        store.forget_reclaimed(upto);
         Ok(store)
+    }
+
+    /// Takes what is reclaimed out of the index. Of what the checkpoint at `upto` holds the records are gone;
+    /// what is behind it was just read, so its record is still there.
+    fn forget_reclaimed(&mut self, upto: i64) {
+        let finished = self.compactor.finished();
+        let (mut freed, mut done) = (Vec::new(), finished <= 0);
+        while !done {
+            done = self.index.compact(finished, usize::MAX, &mut freed);
+            for Freed { at, .. } in freed.drain(..) {
+                match at.main <= upto {
+                    true => self.sizes.free(at),
+                    false => drop(self.compactor.held.insert(at)),
+                }
+            }
+        }
     }
 
     /// The revision of the last transaction that changed something. A fresh store is at 1.
@@ -138,6 +170,11 @@ impl Store {
     /// The number of keys that exist now.
     pub fn live_keys(&self) -> u64 {
         self.index.live()
+    }
+
+    /// The number of all records that are not reclaimed.
+    pub fn records(&self) -> u64 {
+        self.sizes.records()
     }
 
     /// The bytes of all records that are not reclaimed, to within the size differences of a thousand of them.
@@ -321,6 +358,7 @@ impl Store {
     fn log(&mut self, draft: &mut Draft<'_>, at: Revision, bytes: Bytes, event: Event) {
         let key = Bytes::copy_from_slice(&record::key(at));
         self.sizes.add(at, key.len() + bytes.len());
+        self.since_checkpoint += 1;
         draft.put(Table::Revisions, key, bytes);
         self.events.push(Arc::new(event));
     }

@@ -1,6 +1,7 @@
 //! Everything that needs more than one module, or a process. One binary, so that linking stays cheap.
 
 mod binary;
+mod checkpoint;
 mod client;
 mod crash;
 mod damage;

@@ -1,7 +1,8 @@
 //! The store against a model in plain maps, step by step, from seeds.
 //!
 //! Two stores run the same commands: one reclaims each compaction at once, the other in slices between the
-//! commands, held back by pins and restarted now and then. Nobody must be able to tell them apart.
+//! commands, held back by pins and restarted now and then, often from a checkpoint that was made block by
+//! block between commands. Nobody must be able to tell them apart.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -9,12 +10,16 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use kv::error::ApiError;
 use kv::error::Error;
+use kv::mvcc::Audit;
+use kv::mvcc::Checkpoint;
 use kv::mvcc::Chunks;
 use kv::mvcc::HashKv;
+use kv::mvcc::Loaded;
 use kv::mvcc::Pin;
 use kv::mvcc::Progress;
 use kv::mvcc::Store;
 use kv::mvcc::Window;
+use kv::mvcc::audit::Next;
 use kv::mvcc::txn;
 use kv::proto::KeyRange;
 use kv::proto::etcdserverpb::Compare;
@@ -428,6 +433,8 @@ struct Member {
     tables: Memory,
     store: Store,
     pins: Vec<Pin>,
+    making: Option<(Checkpoint, Vec<Vec<u8>>)>,
+    checkpoint: Option<Vec<Vec<u8>>>,
 }
 
 impl Member {
@@ -437,6 +444,33 @@ impl Member {
             store: Store::restore(&tables, 16 << 10).expect("an empty store"),
             tables,
             pins: Vec::new(),
+            making: None,
+            checkpoint: None,
+        }
+    }
+
+    /// Makes the next block of a checkpoint, or begins one, or completes it.
+    fn checkpoint(&mut self) {
+        let begin = || (Checkpoint::start(&self.store), Vec::new());
+        let (mut making, mut blocks) = self.making.take().unwrap_or_else(begin);
+        match making.block(&self.store, &|_| 0) {
+            Some(block) => {
+                blocks.push(block);
+                self.making = Some((making, blocks));
+            }
+            None => {
+                self.store.publish_checkpoint(&making);
+                self.checkpoint = Some(blocks);
+                self.store.checkpoint_published(&making);
+            }
+        }
+    }
+
+    /// Drops tombstones that were held back.
+    fn release(&mut self) {
+        if self.making.is_none() {
+            let batch = self.store.release_held();
+            self.tables.commit(&batch).expect("written");
         }
     }
 
@@ -468,11 +502,31 @@ impl Member {
 
     fn restart(&mut self) {
         self.pins.clear();
-        self.store = Store::restore(&self.tables, 16 << 10).expect("readable");
+        self.making = None;
+        let mut blocks = self.checkpoint.clone().map(Vec::into_iter);
+        let loaded = blocks.as_mut().map(|blocks| {
+            Loaded::read(&mut || Ok(blocks.next()), &self.tables).expect("a sound checkpoint")
+        });
+        let restored = Store::restore_from(loaded, &self.tables, 16 << 10, &mut |_| {});
+        self.store = restored.expect("readable");
+        audit(&self.store, &self.tables);
     }
 
     fn hash(&self, revision: i64) -> Result<HashKv, ApiError> {
         refusal(self.store.hash_kv(&self.tables, revision))
+    }
+}
+
+/// Every record must be what the index says, unless something is being reclaimed.
+fn audit(store: &Store, tables: &Memory) {
+    let mut from = 0;
+    while let Next::Begun(mut audit) = Audit::start(store, from, store.revision()) {
+        from = loop {
+            audit.read(tables).expect("readable");
+            if let Some(next) = audit.feed(store).expect("sound") {
+                break next;
+            }
+        };
     }
 }
 
@@ -518,7 +572,9 @@ impl Run {
             600..800 => self.range(),
             800..860 => self.chunks(),
             860..900 => self.events(),
-            900..980 => self.background(),
+            900..950 => self.background(),
+            950..970 => self.lazy.checkpoint(),
+            970..980 => self.lazy.release(),
             980..997 => self.compact(),
             _ => self.restart(),
         }
@@ -848,6 +904,8 @@ impl Run {
             tables: copy(&self.lazy.tables),
             store: Store::restore(&self.lazy.tables, 0).expect("readable"),
             pins: Vec::new(),
+            making: None,
+            checkpoint: None,
         };
         let recent = self.model.revision - 5..=self.model.revision;
         for revision in recent.chain([self.model.compacted + 1]) {
@@ -878,6 +936,9 @@ impl Run {
     }
 
     fn restart(&mut self) {
+        if self.random.u32(0..8) == 0 {
+            self.lazy.checkpoint = None;
+        }
         self.lazy.restart();
     }
 }

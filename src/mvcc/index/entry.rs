@@ -1,5 +1,6 @@
 //! One key: its newest version, and the ones before it that compaction has not passed.
 
+use super::Freed;
 use super::Handle;
 use super::Version;
 use super::blocks::Blocks;
@@ -149,6 +150,22 @@ impl Entry {
         }
     }
 
+    /// Returns true if the version written at `at` is here.
+    pub(super) fn holds(&self, at: Revision) -> bool {
+        let index = super::bytes::bisect(0..self.len(), |i| self.get(i).modified() < at);
+        index < self.len() && self.get(index).modified() == at
+    }
+
+    /// The versions of revisions up to `revision`, oldest first.
+    pub(super) fn versions(&self, revision: i64) -> Versions<'_> {
+        let end = super::bytes::bisect(0..self.len(), |i| self.get(i).main() <= revision);
+        Versions {
+            entry: self,
+            next: 0,
+            end,
+        }
+    }
+
     /// The revision of the key's last birth or death.
     pub(super) fn turned(&self) -> i64 {
         match self.is_live() {
@@ -201,11 +218,11 @@ impl Entry {
         &mut self,
         revision: i64,
         limit: &mut usize,
-        freed: &mut Vec<Revision>,
+        freed: &mut Vec<Freed>,
     ) -> bool {
         let garbage = self.superseded(revision);
         let count = garbage.min(*limit);
-        freed.extend((0..count).map(|index| self.get(index).modified()));
+        freed.extend((0..count).map(|index| self.get(index).freed()));
         *limit -= count;
         match &mut self.history {
             Some(history) if count < history.len() => history.drop_front(count),
@@ -214,7 +231,7 @@ impl Entry {
         let gone = self.history.is_none() && ends_before(&self.newest, revision) && *limit > 0;
         if gone {
             *limit -= 1;
-            freed.push(self.newest.modified());
+            freed.push(self.newest.freed());
         }
         gone
     }
@@ -243,6 +260,33 @@ impl Entry {
         let older = history.older.as_ref();
         size_of::<History>()
             + older.map_or(0, |older| size_of::<Blocks<Stamp>>() + older.heap_bytes())
+    }
+}
+
+/// Versions of one key, oldest first.
+pub struct Versions<'a> {
+    entry: &'a Entry,
+    next: usize,
+    end: usize,
+}
+
+impl Versions<'_> {
+    /// Leaves out the versions up to `at`.
+    pub fn skip_to_after(&mut self, at: Revision) {
+        let range = self.next..self.end;
+        self.next = super::bytes::bisect(range, |i| self.entry.get(i).modified() <= at);
+    }
+}
+
+impl Iterator for Versions<'_> {
+    type Item = Version;
+
+    fn next(&mut self) -> Option<Version> {
+        let index = self.next;
+        (index < self.end).then(|| {
+            self.next += 1;
+            self.entry.get(index).version()
+        })
     }
 }
 

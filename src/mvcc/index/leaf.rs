@@ -42,12 +42,27 @@ pub(super) struct Leaf<const N: usize> {
 }
 
 /// The keys of a leaf written out, to lay them out elsewhere.
-struct Keys {
+#[derive(Default)]
+pub(super) struct Keys {
     heap: Vec<u8>,
     ends: Vec<usize>,
 }
 
 impl Keys {
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn last(&self) -> Option<&[u8]> {
+        let last = self.ends.len().checked_sub(1)?;
+        Some(self.get(last))
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.heap.clear();
+        self.ends.clear();
+    }
+
     /// Room for the keys of a leaf and one more, unless that one is long.
     fn for_keys_of<const N: usize>(leaf: &Leaf<N>) -> Keys {
         let prefixes = (leaf.len() + 2) * PREFIX;
@@ -57,12 +72,12 @@ impl Keys {
         }
     }
 
-    fn push(&mut self, key: &[u8]) {
+    pub(super) fn push(&mut self, key: &[u8]) {
         self.heap.extend_from_slice(key);
         self.ends.push(self.heap.len());
     }
 
-    fn get(&self, index: usize) -> &[u8] {
+    pub(super) fn get(&self, index: usize) -> &[u8] {
         let start = index.checked_sub(1).map_or(0, |i| self.ends[i]);
         &self.heap[start..self.ends[index]]
     }
@@ -84,6 +99,18 @@ impl<const N: usize> Leaf<N> {
             long: Vec::new(),
             entries: Vec::new(),
         }
+    }
+
+    /// A leaf of the given keys, which are in order, and their entries.
+    pub(super) fn of(keys: &Keys, entries: Vec<Entry>) -> Leaf<N> {
+        assert!(entries.len() == keys.len() && keys.len() <= N);
+        let mut leaf = Leaf::new();
+        for (index, entry) in entries.iter().enumerate() {
+            leaf.live |= u64::from(entry.is_live()) << index;
+        }
+        leaf.entries = entries;
+        leaf.lay_out(keys, 0);
+        leaf
     }
 
     #[inline]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ops::ControlFlow;
 
+use super::Freed;
 use super::Handle;
 use super::Version;
 use super::Visit;
@@ -163,7 +164,7 @@ impl Index {
     /// Frees what a compaction at `revision` frees, up to 64 keys for each of `leaves`.
     ///
     /// Returns true when nothing is left to free.
-    pub fn compact(&mut self, revision: i64, leaves: usize, freed: &mut Vec<Revision>) -> bool {
+    pub fn compact(&mut self, revision: i64, leaves: usize, freed: &mut Vec<Freed>) -> bool {
         let limit = leaves.saturating_mul(64);
         let (mut cleaned, mut emptied) = (0, Vec::new());
         for (key, chain) in &mut self.keys {
@@ -175,7 +176,10 @@ impl Index {
                 break;
             }
             cleaned += 1;
-            freed.extend(chain.versions.drain(..garbage).map(|old| old.modified));
+            freed.extend(chain.versions.drain(..garbage).map(|old| Freed {
+                at: old.modified,
+                tombstone: old.is_tombstone(),
+            }));
             if chain.versions.is_empty() {
                 emptied.push(key.clone());
             }
@@ -232,9 +236,11 @@ mod tests {
         assert!(!index.delete(b"a", at(4)));
         let mut freed = Vec::new();
         assert!(index.compact(3, usize::MAX, &mut freed));
-        assert_eq!(freed, [at(2)]);
+        let ats = |freed: &[Freed]| freed.iter().map(|it| it.at).collect::<Vec<_>>();
+        assert_eq!(ats(&freed), [at(2)]);
         assert!(index.compact(4, usize::MAX, &mut freed));
-        assert_eq!(freed, [at(2), at(3)]);
+        assert_eq!(ats(&freed), [at(2), at(3)]);
+        assert!(freed[1].tombstone && !freed[0].tombstone);
     }
 
     #[test]

@@ -12,6 +12,8 @@
 use std::ops::ControlFlow;
 
 use super::Change;
+use super::Export;
+use super::Freed;
 use super::Version;
 use super::Visit;
 use super::entry::Entry;
@@ -135,7 +137,7 @@ impl<const N: usize> Node<N> {
         }
     }
 
-    fn live(&self) -> u32 {
+    pub(super) fn live(&self) -> u32 {
         match self {
             Node::Leaf(leaf) => leaf.live(),
             Node::Inner(inner) => inner.live(),
@@ -223,6 +225,53 @@ impl<const N: usize> Node<N> {
         ControlFlow::Continue(())
     }
 
+    /// Visits every key of `span` and its versions up to `revision`, of which there may be none.
+    pub(super) fn export(
+        &self,
+        span: Span<'_>,
+        revision: i64,
+        buffer: &mut Vec<u8>,
+        visit: &mut Export<'_>,
+    ) -> ControlFlow<()> {
+        match self {
+            Node::Leaf(leaf) => {
+                let (low, high) = leaf_range(leaf, span);
+                for index in low..high {
+                    leaf.copy_key(index, buffer);
+                    visit(buffer, leaf.entries()[index].versions(revision))?;
+                }
+            }
+            Node::Inner(inner) => {
+                let (first, last) = inner.children(span);
+                for index in first..=last {
+                    let span = span.of(index, first, last);
+                    inner.kids[index].export(span, revision, buffer, visit)?;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Builds the levels above a row of nodes, each with the string that separates it from the one before.
+    pub(super) fn over(mut row: Vec<(Vec<u8>, Node<N>)>, now: i64, compacted: i64) -> Node<N> {
+        while row.len() > 1 {
+            let root = row.len() <= N;
+            let mut nodes = row.into_iter();
+            row = Vec::new();
+            while let Some((separator, first)) = nodes.next() {
+                let mut inner = Inner::new(first);
+                for (separator, node) in nodes.by_ref().take(N - 1) {
+                    inner.insert_child(inner.kids.len(), &separator, node);
+                }
+                if !root {
+                    inner.begin_log(now, compacted);
+                }
+                row.push((separator, Node::Inner(Box::new(inner))));
+            }
+        }
+        row.pop().map_or_else(Node::new, |(_, root)| root)
+    }
+
     /// Visits the version of each key that was live at `revision`.
     pub(super) fn retained(&self, revision: i64, visit: &mut dyn FnMut(Revision)) {
         match self {
@@ -241,7 +290,7 @@ impl<const N: usize> Node<N> {
         &mut self,
         revision: i64,
         allowed: &mut Allowance,
-        freed: &mut Vec<Revision>,
+        freed: &mut Vec<Freed>,
     ) {
         touch();
         match self {
@@ -521,7 +570,7 @@ impl<const N: usize> Inner<N> {
         };
     }
 
-    fn compact(&mut self, revision: i64, allowed: &mut Allowance, freed: &mut Vec<Revision>) {
+    fn compact(&mut self, revision: i64, allowed: &mut Allowance, freed: &mut Vec<Freed>) {
         if let Some(log) = &mut self.log {
             let blocks = log.trim(revision, allowed.nodes);
             allowed.nodes -= blocks;

@@ -1,5 +1,6 @@
 //! A version in 24 bytes.
 
+use super::Freed;
 use super::Version;
 use crate::mvcc::Revision;
 
@@ -23,6 +24,12 @@ pub(super) struct Stamp {
 const _: () = assert!(size_of::<Stamp>() == 24);
 
 impl Stamp {
+    /// Returns true if [`new`](Stamp::new) can pack the version.
+    pub(super) fn fits(version: &Version) -> bool {
+        (0..REVISION_LIMIT).contains(&version.modified.main)
+            && (0..1 << (32 + HIGH_BITS)).contains(&version.version)
+    }
+
     pub(super) fn new(version: Version) -> Stamp {
         let Revision { main, sub } = version.modified;
         assert!((0..REVISION_LIMIT).contains(&main), "revision {main}");
@@ -61,6 +68,13 @@ impl Stamp {
     #[inline]
     pub(super) fn main(&self) -> i64 {
         self.main >> HIGH_BITS
+    }
+
+    pub(super) fn freed(&self) -> Freed {
+        Freed {
+            at: self.modified(),
+            tombstone: !self.is_live(),
+        }
     }
 
     #[inline]
