@@ -6,6 +6,7 @@
 //! What changed is read from [`History`].
 
 mod bootstrap;
+mod checkpoint;
 mod config;
 mod entry;
 mod fatal;

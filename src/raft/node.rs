@@ -34,6 +34,8 @@ use super::bootstrap::DataDir;
 use super::bootstrap::Identity;
 use super::bootstrap::Initial;
 use super::bootstrap::Plan;
+use super::checkpoint::Keeper;
+use super::checkpoint::Place;
 use super::config;
 use super::config::Timing;
 use super::entry;
@@ -74,6 +76,7 @@ use crate::proto::kvpb::Origin;
 use crate::proto::kvpb::RequestHeader;
 use crate::storage::buffer;
 use crate::storage::buffer::Tables;
+use crate::storage::checkpoint::Owner;
 use crate::storage::disk::DirLock;
 use crate::storage::disk::Disk;
 use crate::storage::disk::RealDisk;
@@ -103,6 +106,8 @@ pub struct Options {
     /// Entries applied between two snapshots, and entries kept below one.
     pub snapshot_count: u64,
     pub snapshot_catchup_entries: u64,
+    /// Records that a start reads rather than have a checkpoint of the index for them.
+    pub checkpoint_records: u64,
     /// Largest encoded request.
     pub max_request_bytes: usize,
     pub machine: machine::Options,
@@ -129,6 +134,8 @@ impl Default for Options {
             timing: Timing::default(),
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5000,
+            // Read in about 0.1 s.
+            checkpoint_records: 50_000,
             max_request_bytes: 1_572_864,
             machine: machine::Options::default(),
             tables: buffer::Options::default(),
@@ -194,6 +201,8 @@ struct Inner {
     timing: Timing,
     raft: Raft<Types, Adapter>,
     applier: Arc<Applier>,
+    /// Absent if the engine does not outlive the process.
+    checkpoint: Option<Place>,
     standing: Arc<Standing>,
     connect: Arc<dyn Connect>,
     proposals: mpsc::Sender<Waiting>,
@@ -233,7 +242,8 @@ impl Node {
         let config = config::config(&options.timing, options.snapshot_catchup_entries)?;
         let opened = Opened::open(&options, &environment)?;
         let (refused, answers) = mpsc::unbounded_channel();
-        let applier = opened.applier(&options, &environment, refused)?;
+        let checkpoint = opened.checkpoint(&options, &environment);
+        let applier = opened.applier(checkpoint.as_ref(), &options, &environment, refused)?;
         let identity = opened.identity;
         let raft = Raft::build(
             identity.member_id,
@@ -253,6 +263,7 @@ impl Node {
             timing: options.timing,
             raft,
             applier,
+            checkpoint,
             standing,
             connect: environment.connect,
             proposals,
@@ -326,6 +337,9 @@ impl Node {
         self.spawn_until_stopped(inner.clone().follow_leadership());
         self.spawn_until_stopped(inner.clone().take_snapshots());
         self.spawn_until_stopped(inner.clone().measure());
+        if let Some(keeper) = inner.keeper() {
+            inner.tasks.spawn(keeper.run());
+        }
         self.spawn_until_stopped(self.clone().raise_space_alarms(answers));
     }
 
@@ -511,7 +525,13 @@ impl Node {
         inner.tasks.close();
         inner.tasks.wait().await;
         let (tables, log) = (inner.applier.tables.clone(), inner.applier.log.clone());
-        let closed = tokio::task::spawn_blocking(move || (tables.close(), log.close()));
+        let keeper = inner.keeper();
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(keeper) = keeper {
+                keeper.close();
+            }
+            (tables.close(), log.close())
+        });
         match closed.await {
             Ok((tables, log)) => {
                 for fault in [tables.err(), log.err()].into_iter().flatten() {
@@ -548,6 +568,15 @@ impl Node {
 }
 
 impl Inner {
+    fn keeper(&self) -> Option<Keeper> {
+        let place = self.checkpoint.clone()?;
+        Some(Keeper {
+            place,
+            applier: self.applier.clone(),
+            stop: self.stop.clone(),
+        })
+    }
+
     /// Follows openraft's reports until it ends, and ends the process with it unless that was asked for.
     async fn follow_leadership(self: Arc<Self>) {
         let mut reports = self.raft.server_metrics();
@@ -789,13 +818,30 @@ impl Opened {
         })
     }
 
+    fn checkpoint(&self, options: &Options, environment: &Environment) -> Option<Place> {
+        (options.engine != engine::Kind::Memory).then(|| Place {
+            disk: environment.disk.clone(),
+            dir: self.dir.snap.clone(),
+            owner: Owner {
+                cluster_id: self.identity.cluster_id,
+                member_id: self.identity.member_id,
+                engine: self.tables.id(),
+            },
+            fewest: options.checkpoint_records,
+        })
+    }
+
     fn applier(
         &self,
+        checkpoint: Option<&Place>,
         options: &Options,
         environment: &Environment,
         out_of_space: mpsc::UnboundedSender<Answer>,
     ) -> Result<Arc<Applier>, Fault> {
-        let machine = Machine::restore(&*self.tables, &options.machine)?;
+        let machine = match checkpoint {
+            Some(place) => place.restore(&self.tables, &options.machine)?,
+            None => Machine::restore(&*self.tables, &options.machine)?,
+        };
         let applied = machine.applied().as_ref().map(entry::log_id_from);
         let (last, purged) = self.log.bounds();
         bootstrap::check_order(applied, last, purged, |index| self.log.term_at(index))?;

@@ -35,7 +35,12 @@ use crate::proto::etcdserverpb::AlarmType;
 use crate::proto::etcdserverpb::PutRequest;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::kvpb;
+use crate::storage::Batch as Writes;
+use crate::storage::Table;
+use crate::storage::checkpoint::Owner;
+use crate::storage::checkpoint::Writer;
 use crate::storage::disk::RealDisk;
+use crate::storage::engine;
 use crate::storage::engine::Kind;
 use crate::util::clock::RealClock;
 
@@ -197,6 +202,149 @@ fn a_crash_loses_nothing_that_was_answered() {
             });
             // Nothing is shut down: every task dies with its runtime.
         }
+    }
+}
+
+/// Runs `work` on a runtime that ends with it, as in a crash: nothing is shut down.
+fn until_crash<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(work)
+}
+
+fn live_keys(node: &Node) -> u64 {
+    node.machine().store.live_keys()
+}
+
+#[test]
+fn a_crash_is_followed_by_a_start_from_the_checkpoint() {
+    let scratch = Scratch::new();
+    for engine in [Kind::Sled, Kind::Redb] {
+        let mut options = scratch.options(engine);
+        options.data_dir.push(engine.name());
+        options.checkpoint_records = 10;
+        let mut revision = 1;
+        for round in 0..3 {
+            let (environment, reasons) = environment();
+            until_crash(async {
+                let node = Node::start(options.clone(), environment).await;
+                let node = node.expect("a sound member");
+                node.read_index().await.expect("it leads by itself");
+                let store = |of: fn(&crate::mvcc::Store) -> Option<i64>| of(&node.machine().store);
+                let found = store(crate::mvcc::Store::last_checkpoint);
+                assert_eq!(found.is_some(), round > 0, "{engine}");
+                assert_eq!(node.machine().store.revision(), revision, "{engine}");
+                for number in 0..40 {
+                    put_at(&node, &format!("{round}/{number}"), "v").await;
+                }
+                until("a checkpoint", || {
+                    store(crate::mvcc::Store::last_checkpoint) > found
+                })
+                .await;
+                revision = put_at(&node, &format!("{round}/tail"), "v").await;
+                assert_eq!(live_keys(&node), 41 * (round + 1));
+                for number in 0..40 * (round + 1) {
+                    let key = format!("{}/{}", number / 40, number % 40);
+                    assert_eq!(get(&node, &key), "v", "{key} on {engine}");
+                }
+            });
+            assert!(reasons.lock().is_empty(), "{engine}: {:?}", reasons.lock());
+        }
+    }
+}
+
+/// A member with a checkpoint, shut down.
+async fn with_checkpoint(options: &Options) -> Owner {
+    let mut options = options.clone();
+    options.checkpoint_records = 10;
+    let node = start(options).await;
+    for number in 0..40 {
+        put_at(&node, &number.to_string(), "v").await;
+    }
+    node.shutdown().await;
+    let Identity {
+        cluster_id,
+        member_id,
+    } = node.identity();
+    Owner {
+        cluster_id,
+        member_id,
+        engine: node.tables().id(),
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_used_is_removed_and_not_missed() {
+    let scratch = Scratch::new();
+    let options = scratch.options(Kind::Redb);
+    let snap = scratch.0.join("member/snap");
+    let index = snap.join("index");
+    let owner = with_checkpoint(&options).await;
+    let sound = std::fs::read(&index).expect("written at the end");
+    let writer = |owner, applied| {
+        let writer = Writer::create(Arc::new(RealDisk), &snap, owner, applied);
+        writer.expect("a file").publish().expect("published");
+    };
+    let spoil: [&dyn Fn(); 4] = [
+        &|| {
+            let mut wrong = sound.clone();
+            wrong[sound.len() / 2] ^= 1;
+            std::fs::write(&index, wrong).expect("written");
+        },
+        &|| std::fs::write(&index, &sound[..sound.len() / 2]).expect("written"),
+        &|| writer(Owner { engine: 7, ..owner }, 1),
+        &|| writer(owner, 1 << 40),
+    ];
+    for spoil in spoil {
+        spoil();
+        let node = start(options.clone()).await;
+        assert_eq!(node.machine().store.last_checkpoint(), None);
+        assert!(!index.exists());
+        assert_eq!(live_keys(&node), 40);
+        node.shutdown().await;
+    }
+    std::fs::write(&index, &sound).expect("written");
+    let node = start(options.clone()).await;
+    assert!(node.machine().store.last_checkpoint().is_some());
+    node.shutdown().await;
+    drop(node);
+
+    let mut newer = sound.clone();
+    newer[8] += 1;
+    let sum = crc32c::crc32c(&newer[..44]);
+    newer[44..48].copy_from_slice(&sum.to_le_bytes());
+    std::fs::write(&index, &newer).expect("written");
+    let refused = Node::start(options, environment().0).await.err();
+    let text = refused.expect("refused").to_string();
+    assert!(text.contains("index has format 2, newer than 1"), "{text}");
+    assert_eq!(std::fs::read(&index).expect("left alone"), newer);
+}
+
+#[tokio::test]
+async fn a_damaged_record_that_the_start_did_not_read_stops_the_member() {
+    for engine in [Kind::Sled, Kind::Redb] {
+        let scratch = Scratch::new();
+        let options = scratch.options(engine);
+        with_checkpoint(&options).await;
+        {
+            let engine = engine::open(engine, &scratch.0.join("member/snap")).expect("opened");
+            let all = engine.scan(Table::Revisions, b"", None, 100);
+            let (key, value) = &all.expect("readable")[20];
+            let mut wrong = value.to_vec();
+            wrong[5] ^= 1;
+            let mut batch = Writes::default();
+            batch.put(Table::Revisions, key.clone(), wrong);
+            engine.commit(&batch).expect("written");
+            engine.flush().expect("flushed");
+        }
+        let (environment, reasons) = environment();
+        let node = Node::start(options, environment).await.expect("it starts");
+        until("the damage is found", || !reasons.lock().is_empty()).await;
+        let reason = reasons.lock()[0].clone();
+        assert!(reason.contains("does not match its checksum"), "{reason}");
+        node.shutdown().await;
     }
 }
 
@@ -435,7 +583,7 @@ async fn an_engine_and_a_log_that_have_lost_each_other_are_refused() {
     options.snapshot_count = 10;
     options.snapshot_catchup_entries = 10;
     let node = start(options.clone()).await;
-    for number in 0..300 {
+    for number in 0..600 {
         put_at(&node, "k", &number.to_string()).await;
     }
     until("purged", || node.log_bounds().1.is_some()).await;

@@ -70,6 +70,7 @@ pub type Fatal = Box<dyn Fn(Fault) + Send + Sync>;
 
 /// All tables, shared by the apply loop (the only writer) and readers.
 pub struct Tables {
+    id: u64,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -84,6 +85,7 @@ impl Tables {
         fatal: Fatal,
     ) -> Result<Tables> {
         let live = Live::read(&*engine)?;
+        let id = record::id(&*engine, &live)?;
         let shared = Arc::new(Shared {
             engine,
             options,
@@ -105,9 +107,15 @@ impl Tables {
             })
             .map_err(|error| Fault::io("start a thread for", shared.engine.path(), error))?;
         Ok(Tables {
+            id,
             shared,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// A number of these tables alone, drawn when they were made.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Makes `batch` visible. `applied` is the log index it came from; never smaller than before. Blocks

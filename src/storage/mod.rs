@@ -6,6 +6,7 @@
 //! committed and flushed by one thread in the background.
 
 pub mod buffer;
+pub mod checkpoint;
 pub mod disk;
 pub mod draft;
 pub mod engine;

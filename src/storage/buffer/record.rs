@@ -24,6 +24,9 @@ const CHANGE_BYTES: usize = 64;
 /// Key of the [`Live`] record in [`Table::Storage`].
 const LIVE: &[u8] = b"live";
 
+/// Key of the number that tells one engine's data from every other's, in [`Table::Storage`].
+const ID: &[u8] = b"id";
+
 /// A value found under another key, or in another table, must not pass: the sum covers all three.
 fn checksum(table: Table, key: &[u8], value: &[u8]) -> u32 {
     let mut head = [table as u8; 5];
@@ -168,6 +171,25 @@ impl Live {
         }
         Ok(())
     }
+}
+
+/// The number of this engine's data. The first one to ask draws it; it becomes durable with the next flush.
+pub(super) fn id(engine: &dyn Engine, live: &Live) -> Result<u64> {
+    let path = engine.path();
+    if let Some(sealed) = engine.get(Table::Storage, ID)? {
+        let mut number = unseal(path, Table::Storage, ID, sealed)?;
+        let number = number.try_get_u64_le();
+        return number.map_err(|_| Fault::damaged(path.display().to_string(), "bad id record"));
+    }
+    let id = fastrand::u64(..);
+    let mut batch = Batch::default();
+    let sealed = seal(Table::Storage, ID, &id.to_le_bytes());
+    batch.put(Table::Storage, ID, sealed);
+    // Data without a count would be damage.
+    let counts = seal(Table::Storage, LIVE, &live.encode());
+    batch.put(Table::Storage, LIVE, counts);
+    engine.commit(&batch)?;
+    Ok(id)
 }
 
 /// Reads everything in `engine`, verifies each checksum, and compares the counts with the record.
