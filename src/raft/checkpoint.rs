@@ -25,6 +25,8 @@ use crate::mvcc::Checkpoint;
 use crate::mvcc::Loaded;
 use crate::mvcc::Store;
 use crate::mvcc::audit::Next;
+use crate::storage;
+use crate::storage::Table;
 use crate::storage::buffer::Tables;
 use crate::storage::checkpoint;
 use crate::storage::checkpoint::Owner;
@@ -54,7 +56,7 @@ const RETRY: Duration = Duration::from_secs(60);
 
 /// So many times as long as a slice of background work took, others have the processor.
 const PAUSE: u32 = 4;
-const AUDIT_PAUSE: u32 = 9;
+const AUDIT_PAUSE: u32 = 4;
 
 /// Where a member keeps its checkpoint.
 #[derive(Clone)]
@@ -85,7 +87,18 @@ impl Place {
         };
         let upto = loaded.as_ref().map(Loaded::revision);
         let read = start.elapsed();
+        let counted = tables.pairs();
+        if let Some((_, others)) = counted {
+            check_others(tables, others)?;
+        }
         let machine = Machine::restore_from(loaded, tables, options)?;
+        let records = machine.store.records();
+        if let (None, Some((revisions, _))) = (upto, counted)
+            && records != revisions
+        {
+            let reason = format!("{records} records found, {revisions} written");
+            return Err(Fault::damaged("table of revisions", reason));
+        }
         if let Some(upto) = upto {
             info!(
                 "checkpoint-revision" = upto,
@@ -112,6 +125,23 @@ impl Place {
             return Err(Fault::damaged(reader.path().display().to_string(), reason));
         }
         Loaded::read(&mut || reader.block(), tables).map(Some)
+    }
+}
+
+/// Counts what is in the small tables: a checksum does not tell of a pair that is missing.
+fn check_others(tables: &Tables, expected: u64) -> Result<(), Fault> {
+    let mut found = 0;
+    for table in Table::ALL {
+        if !matches!(table, Table::Revisions | Table::Storage) {
+            found += storage::whole_table(tables, table)?.len() as u64;
+        }
+    }
+    match found == expected {
+        true => Ok(()),
+        false => Err(Fault::damaged(
+            "the small tables",
+            format!("{found} pairs found, {expected} written"),
+        )),
     }
 }
 
@@ -226,13 +256,15 @@ impl Keeper {
         }
     }
 
-    /// Compares the records of some revisions with the index; returns those that are left.
+    /// Compares the records of some revisions with the index, for as long as the next look may wait.
+    /// Returns the revisions that are left.
     fn audit(&self, todo: Option<(i64, i64)>) -> Result<Option<(i64, i64)>, Fault> {
         let Some((mut from, last)) = todo else {
             return Ok(None);
         };
         let tables = &*self.applier.tables;
-        while !self.stop.is_cancelled() {
+        let begin = Instant::now();
+        while !self.stop.is_cancelled() && begin.elapsed() < LOOK {
             let next = Audit::start(&self.machine().read().store, from, last);
             let mut audit = match next {
                 Next::Begun(audit) => audit,

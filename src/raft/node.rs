@@ -74,6 +74,7 @@ use crate::proto::etcdserverpb::AlarmType;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::kvpb::Origin;
 use crate::proto::kvpb::RequestHeader;
+use crate::storage;
 use crate::storage::buffer;
 use crate::storage::buffer::Tables;
 use crate::storage::checkpoint::Owner;
@@ -801,7 +802,11 @@ impl Opened {
         let plan = plan_for(options, &recovered, identity, planned)?;
         let log = Log::new(wal, &recovered, identity.member_id, options.log_bytes)
             .map_err(|error| Fault::damaged("the log", error.to_string()))?;
-        let engine = engine::open(options.engine, &dir.snap)?;
+        // With a checkpoint it is known which pairs there must be; `Place::restore` and the audit see to it.
+        let engine = match storage::checkpoint::exists(&**disk, &dir.snap)? {
+            true => engine::open_unchecked(options.engine, &dir.snap)?,
+            false => engine::open(options.engine, &dir.snap)?,
+        };
         let (durable, fatal) = (log.clone(), environment.fatal.clone());
         let tables = Tables::open(
             engine,

@@ -349,6 +349,40 @@ async fn a_damaged_record_that_the_start_did_not_read_stops_the_member() {
 }
 
 #[tokio::test]
+async fn a_pair_that_is_missing_is_a_refused_start() {
+    for engine in [Kind::Sled, Kind::Redb] {
+        let scratch = Scratch::new();
+        let options = scratch.options(engine);
+        with_checkpoint(&options).await;
+        let snap = scratch.0.join("member/snap");
+        // Few tables are read whole, and the records only without a checkpoint.
+        for (table, reason) in [
+            (Table::Members, "pairs found"),
+            (Table::Revisions, "records found"),
+        ] {
+            let (key, value) = {
+                let engine = engine::open(engine, &snap).expect("opened");
+                let all = engine.scan(table, b"", None, 1).expect("readable");
+                let mut batch = Writes::default();
+                batch.delete(table, all[0].0.clone());
+                engine.commit(&batch).expect("written");
+                engine.flush().expect("flushed");
+                all[0].clone()
+            };
+            let refused = Node::start(options.clone(), environment().0).await.err();
+            let text = refused.expect("refused").to_string();
+            assert!(text.contains(reason), "{engine}: {text}");
+            let engine = engine::open(engine, &snap).expect("opened");
+            let mut batch = Writes::default();
+            batch.put(table, key, value);
+            engine.commit(&batch).expect("written");
+            engine.flush().expect("flushed");
+            std::fs::remove_file(snap.join("index")).ok();
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_log_is_purged_behind_snapshots() {
     let scratch = Scratch::new();
     let mut options = scratch.options(Kind::Sled);

@@ -118,6 +118,14 @@ impl Tables {
         self.id
     }
 
+    /// How many pairs are in [`Table::Revisions`] and in all other tables by the engine's own count, as of
+    /// its last flush; `None` if they were never counted apart.
+    pub fn pairs(&self) -> Option<(u64, u64)> {
+        let live = self.shared.live.lock();
+        let others = live.others?;
+        Some((live.pairs.saturating_sub(others), others))
+    }
+
     /// Makes `batch` visible. `applied` is the log index it came from; never smaller than before. Blocks
     /// while the engine is too far behind.
     pub fn write(&self, batch: Batch, applied: u64) {

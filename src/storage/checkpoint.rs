@@ -149,7 +149,7 @@ impl Reader {
     /// One that is damaged or belongs to something else is damage; a newer format is refused.
     pub fn open(disk: &dyn Disk, dir: &Path, owner: Owner) -> Result<Option<Reader>> {
         let path = dir.join(FILE);
-        if !disk.list(dir)?.contains(&path) {
+        if !exists(disk, dir)? {
             return Ok(None);
         }
         let file = disk.open(&path, false)?;
@@ -249,6 +249,11 @@ impl Reader {
         let at = self.offset - (self.window.len() - self.at) as u64;
         damaged(&self.path, &format!("bad block before offset {at}"))
     }
+}
+
+/// Returns true if there is a checkpoint in `dir`, sound or not.
+pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    Ok(disk.list(dir)?.contains(&dir.join(FILE)))
 }
 
 /// Removes the checkpoint in `dir` for good, so that no later start takes it.

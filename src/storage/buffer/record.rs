@@ -24,6 +24,9 @@ const CHANGE_BYTES: usize = 64;
 /// Key of the [`Live`] record in [`Table::Storage`].
 const LIVE: &[u8] = b"live";
 
+/// Key of [`Live::others`] in [`Table::Storage`].
+const OTHERS: &[u8] = b"others";
+
 /// Key of the number that tells one engine's data from every other's, in [`Table::Storage`].
 const ID: &[u8] = b"id";
 
@@ -66,15 +69,30 @@ pub(super) fn unseal(path: &Path, table: Table, key: &[u8], mut sealed: Bytes) -
 }
 
 /// What the engine holds, written with every batch so that it need not be counted at open.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Live {
     /// Pairs, and bytes of their keys and values.
     pub pairs: u64,
     pub bytes: u64,
     /// Log index of the newest write in the engine.
     pub applied: u64,
+    /// The pairs outside [`Table::Revisions`]; `None` for data of a time when they were not counted.
+    pub others: Option<u64>,
     /// The greatest key of [`Table::Revisions`] ever written: a key above it is new and needs no look.
     newest: Bytes,
+}
+
+impl Default for Live {
+    /// Of an engine without data.
+    fn default() -> Live {
+        Live {
+            pairs: 0,
+            bytes: 0,
+            applied: 0,
+            others: Some(0),
+            newest: Bytes::new(),
+        }
+    }
 }
 
 impl Live {
@@ -82,8 +100,10 @@ impl Live {
         let path = engine.path();
         if let Some(sealed) = engine.get(Table::Storage, LIVE)? {
             let record = unseal(path, Table::Storage, LIVE, sealed)?;
-            return Live::decode(record)
-                .ok_or_else(|| Fault::damaged(path.display().to_string(), "bad count record"));
+            let mut live = Live::decode(record)
+                .ok_or_else(|| Fault::damaged(path.display().to_string(), "bad count record"))?;
+            live.others = read_number(engine, OTHERS)?;
+            return Ok(live);
         }
         for table in Table::ALL {
             if !engine.scan(table, b"", None, 1)?.is_empty() {
@@ -101,6 +121,7 @@ impl Live {
             pairs: record.get_u64_le(),
             bytes: record.get_u64_le(),
             applied: record.get_u64_le(),
+            others: None,
             newest: record,
         })
     }
@@ -139,9 +160,17 @@ impl Live {
             }
         }
         self.applied = generation.applied;
+        self.put(&mut batch);
+        engine.commit(&batch)
+    }
+
+    fn put(&self, batch: &mut Batch) {
         let record = seal(Table::Storage, LIVE, &self.encode());
         batch.put(Table::Storage, LIVE, record);
-        engine.commit(&batch)
+        if let Some(others) = self.others {
+            let record = seal(Table::Storage, OTHERS, &others.to_le_bytes());
+            batch.put(Table::Storage, OTHERS, record);
+        }
     }
 
     fn count(
@@ -151,6 +180,7 @@ impl Live {
         value: Option<&Bytes>,
         engine: &dyn Engine,
     ) -> Result<()> {
+        let other = table != Table::Revisions;
         let known_new = table == Table::Revisions && *key > self.newest;
         // Only the length counts: a damaged value may still be replaced or deleted.
         let old = match known_new {
@@ -161,9 +191,15 @@ impl Live {
             let size = key.len() + sealed.len().saturating_sub(CHECKSUM_BYTES);
             self.pairs = self.pairs.saturating_sub(1);
             self.bytes = self.bytes.saturating_sub(size as u64);
+            if let Some(others) = self.others.as_mut().filter(|_| other) {
+                *others = others.saturating_sub(1);
+            }
         }
         if let Some(value) = value {
             self.pairs += 1;
+            if let Some(others) = self.others.as_mut().filter(|_| other) {
+                *others += 1;
+            }
             self.bytes += (key.len() + value.len()) as u64;
             if known_new {
                 self.newest = key.clone();
@@ -175,21 +211,32 @@ impl Live {
 
 /// The number of this engine's data. The first one to ask draws it; it becomes durable with the next flush.
 pub(super) fn id(engine: &dyn Engine, live: &Live) -> Result<u64> {
-    let path = engine.path();
-    if let Some(sealed) = engine.get(Table::Storage, ID)? {
-        let mut number = unseal(path, Table::Storage, ID, sealed)?;
-        let number = number.try_get_u64_le();
-        return number.map_err(|_| Fault::damaged(path.display().to_string(), "bad id record"));
+    if let Some(id) = read_number(engine, ID)? {
+        return Ok(id);
     }
     let id = fastrand::u64(..);
     let mut batch = Batch::default();
     let sealed = seal(Table::Storage, ID, &id.to_le_bytes());
     batch.put(Table::Storage, ID, sealed);
     // Data without a count would be damage.
-    let counts = seal(Table::Storage, LIVE, &live.encode());
-    batch.put(Table::Storage, LIVE, counts);
+    live.put(&mut batch);
     engine.commit(&batch)?;
     Ok(id)
+}
+
+fn read_number(engine: &dyn Engine, key: &'static [u8]) -> Result<Option<u64>> {
+    let Some(sealed) = engine.get(Table::Storage, key)? else {
+        return Ok(None);
+    };
+    let path = engine.path();
+    let mut number = unseal(path, Table::Storage, key, sealed)?;
+    match number.try_get_u64_le() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(Fault::damaged(
+            path.display().to_string(),
+            format!("bad record {}", String::from_utf8_lossy(key)),
+        )),
+    }
 }
 
 /// Reads everything in `engine`, verifies each checksum, and compares the counts with the record.

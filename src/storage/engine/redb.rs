@@ -15,8 +15,8 @@ use redb::Database;
 use redb::DatabaseError;
 use redb::Durability;
 use redb::ReadableDatabase;
-use redb::ReadableTable;
 use redb::TableDefinition;
+use redb::TableError;
 use redb::WriteTransaction;
 
 use super::Kind;
@@ -59,11 +59,20 @@ struct Writer {
 
 impl Redb {
     pub fn open(dir: &Path) -> Result<Redb> {
+        Redb::open_with(dir, true)
+    }
+
+    /// Opens without a look at every page. Whoever does so compares the pairs with what is known of them.
+    pub fn open_unchecked(dir: &Path) -> Result<Redb> {
+        Redb::open_with(dir, false)
+    }
+
+    fn open_with(dir: &Path, verify: bool) -> Result<Redb> {
         let place = Place::claim(Kind::Redb, dir)?;
         let db = place.db.clone();
         remove_if_there(&copy_path(&db))?;
         // A page is only looked at as it is read, and not every wrong byte shows there.
-        let handle = create(&db, true)?;
+        let handle = create(&db, verify)?;
         let sequence = prepare(&handle).map_err(|error| fault(&db, error))?;
         place.verify(sequence)?;
         Ok(Redb {
@@ -235,15 +244,20 @@ fn create(db: &Path, verify: bool) -> Result<Database> {
 
 /// Makes the table if it is not there; returns the number of the last flush.
 fn prepare(handle: &Database) -> std::result::Result<u64, redb::Error> {
-    let transaction = handle.begin_write()?;
-    let sequence = {
-        let pairs = transaction.open_table(PAIRS)?;
-        let stored = pairs.get(SEQUENCE)?;
-        let number = stored.and_then(|stored| stored.value().try_into().ok());
-        number.map_or(0, u64::from_be_bytes)
+    let pairs = match handle.begin_read()?.open_table(PAIRS) {
+        Ok(pairs) => pairs,
+        Err(TableError::TableDoesNotExist(_)) => {
+            let transaction = handle.begin_write()?;
+            transaction.open_table(PAIRS)?;
+            transaction.commit()?;
+            return Ok(0);
+        }
+        Err(error) => return Err(error.into()),
     };
-    transaction.commit()?;
-    Ok(sequence)
+    // Nothing is written: only a flush leaves what makes the next opening quick.
+    let stored = pairs.get(SEQUENCE)?;
+    let number = stored.and_then(|stored| stored.value().try_into().ok());
+    Ok(number.map_or(0, u64::from_be_bytes))
 }
 
 /// A transaction that becomes durable with the next flush.
