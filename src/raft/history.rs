@@ -30,7 +30,8 @@ pub struct Change {
 }
 
 impl Change {
-    fn bytes(&self) -> usize {
+    /// About what it takes in memory.
+    pub fn bytes(&self) -> usize {
         let events = self.events.iter();
         events
             .map(|event| EVENT_BYTES + event.kv.key.len() + event.kv.value.len())

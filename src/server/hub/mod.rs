@@ -275,6 +275,24 @@ impl HubTask {
         Ok(changes.len() == TURN)
     }
 
+    /// A slice of what is still in memory, where each event is encoded once for all who read it: events from
+    /// revision `from` on, and the revision after them. `None` if the slice does not begin there.
+    fn recent(&self, from: i64, bytes: usize) -> Option<(Vec<Arc<Event>>, i64)> {
+        let history = self.node.history();
+        let mut cursor = history.after(from - 1)?;
+        let changes = history.read(&mut cursor, SLICE_REVISIONS).ok()?;
+        let (mut events, mut next, mut size) = (Vec::new(), from, 0);
+        for change in changes {
+            if change.revision > self.core.tip() || size > bytes {
+                break;
+            }
+            size += change.bytes();
+            events.extend(change.events.iter().cloned());
+            next = change.revision + 1;
+        }
+        (next > from).then_some((events, next))
+    }
+
     /// Feeds a slice of history to the watchers that are furthest behind. Returns true if there were any.
     fn read_back(&mut self) -> Result<bool, Fault> {
         let Some(from) = self.core.wanted() else {
@@ -288,8 +306,13 @@ impl HubTask {
         let (read, compacted) = {
             let machine = self.node.machine();
             let (store, tables) = (&machine.store, &**self.node.tables());
-            let read = store.events(tables, from, self.core.tip(), SLICE_REVISIONS, bytes);
-            (read, store.compacted())
+            let compacted = store.compacted();
+            let recent = (from > compacted).then(|| self.recent(from, bytes));
+            let read = match recent.flatten() {
+                Some(recent) => Ok(recent),
+                None => store.events(tables, from, self.core.tip(), SLICE_REVISIONS, bytes),
+            };
+            (read, compacted)
         };
         match read {
             Ok((events, next)) => {
