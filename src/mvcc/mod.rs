@@ -34,6 +34,7 @@ pub use event::EventType;
 pub use hash::HashKv;
 pub use hash::HashScan;
 pub use range::Chunks;
+pub use range::Found;
 pub use range::RangeScan;
 pub use range::Slice;
 pub use range::Window;

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding;
+use prost::encoding::WireType;
 
 use super::Store;
 use super::cache::Cache;
@@ -304,7 +306,7 @@ impl RangeScan {
     }
 
     /// Loads what is missing and puts the answer together. No lock needs to be held.
-    pub fn finish(mut self, view: &dyn View) -> storage::Result<RangeResponse> {
+    pub fn finish(mut self, view: &dyn View) -> storage::Result<Found> {
         assert!(self.next.is_none(), "a range was finished before its end");
         let more = if self.fetch == self.limit {
             self.count > self.limit as u64
@@ -322,16 +324,94 @@ impl RangeScan {
         }
         self.page.items.truncate(self.limit);
         self.page.load(view, &self.reread)?;
-        let mut kvs = self.page.into_kvs();
         if self.keys_only {
-            kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+            self.page.forget_values();
         }
-        Ok(RangeResponse {
-            header: header(self.current),
-            kvs,
+        Ok(Found {
+            page: self.page,
+            current: self.current,
             more,
             count: self.count as i64,
         })
+    }
+}
+
+/// The answer to a Range, before it is a message.
+pub struct Found {
+    page: Page,
+    current: i64,
+    more: bool,
+    count: i64,
+}
+
+impl Found {
+    pub fn count(&self) -> i64 {
+        self.count
+    }
+
+    /// The store's revision when the read began.
+    pub fn revision(&self) -> i64 {
+        self.current
+    }
+
+    pub fn into_response(self) -> RangeResponse {
+        RangeResponse {
+            header: header(self.current),
+            kvs: self.page.into_kvs(),
+            more: self.more,
+            count: self.count,
+        }
+    }
+
+    /// Writes what [`Found::into_response`] with `header` would encode to, without making it.
+    pub fn encode(&self, header: &ResponseHeader, out: &mut Vec<u8>) {
+        let kvs = self.page.items.iter().map(|item| {
+            let length = self.page.kv_len(item);
+            1 + encoding::encoded_len_varint(length as u64) + length
+        });
+        let header_len = header.encoded_len();
+        out.reserve_exact(header_len + kvs.sum::<usize>() + ROOM_BESIDE_KVS);
+        encoding::message::encode(1, header, out);
+        for item in &self.page.items {
+            encoding::encode_key(2, WireType::LengthDelimited, out);
+            encoding::encode_varint(self.page.kv_len(item) as u64, out);
+            self.page.encode_kv(item, out);
+        }
+        if self.more {
+            encoding::bool::encode(3, &self.more, out);
+        }
+        encode_int(4, self.count, out);
+    }
+}
+
+/// Tags, lengths and numbers of a RangeResponse beside its header and kvs.
+const ROOM_BESIDE_KVS: usize = 32;
+
+fn int_len(tag: u32, value: i64) -> usize {
+    match value {
+        0 => 0,
+        value => encoding::int64::encoded_len(tag, &value),
+    }
+}
+
+fn encode_int(tag: u32, value: i64, out: &mut Vec<u8>) {
+    if value != 0 {
+        encoding::int64::encode(tag, &value, out);
+    }
+}
+
+fn bytes_len(bytes: &[u8]) -> usize {
+    match bytes.len() {
+        0 => 0,
+        length => 1 + encoding::encoded_len_varint(length as u64) + length,
+    }
+}
+
+fn encode_bytes(tag: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    if !bytes.is_empty() {
+        encoding::encode_key(tag, WireType::LengthDelimited, out);
+        encoding::encode_varint(bytes.len() as u64, out);
+        out.extend_from_slice(bytes);
     }
 }
 
@@ -407,6 +487,43 @@ impl Page {
         let mut items = std::mem::take(&mut self.items);
         items.sort_by(|left, right| sort.compare(self, left, right));
         self.items = items;
+    }
+
+    fn lease(item: &Item) -> i64 {
+        match item.value {
+            Value::Unwanted | Value::Stored => 0,
+            Value::Cached { lease, .. } | Value::Loaded { lease, .. } => lease,
+        }
+    }
+
+    /// The length of an item as an encoded `KeyValue`.
+    fn kv_len(&self, item: &Item) -> usize {
+        bytes_len(&self.bytes[item.key.clone()])
+            + int_len(2, item.version.created)
+            + int_len(3, item.version.modified.main)
+            + int_len(4, item.version.version)
+            + bytes_len(self.value(item))
+            + int_len(6, Page::lease(item))
+    }
+
+    fn encode_kv(&self, item: &Item, out: &mut Vec<u8>) {
+        encode_bytes(1, &self.bytes[item.key.clone()], out);
+        encode_int(2, item.version.created, out);
+        encode_int(3, item.version.modified.main, out);
+        encode_int(4, item.version.version, out);
+        encode_bytes(5, self.value(item), out);
+        encode_int(6, Page::lease(item), out);
+    }
+
+    /// Leaves the values out, and the leases in.
+    fn forget_values(&mut self) {
+        for item in &mut self.items {
+            let lease = Page::lease(item);
+            item.value = Value::Loaded {
+                lease,
+                value: Bytes::new(),
+            };
+        }
     }
 
     fn load(&mut self, view: &dyn View, reread: &Reread) -> storage::Result<()> {
@@ -489,7 +606,7 @@ impl Store {
     pub fn range(&self, view: &dyn View, request: &RangeRequest) -> Result<RangeResponse, Error> {
         let mut scan = RangeScan::start(self, request)?;
         while scan.step(self) {}
-        Ok(scan.finish(view)?)
+        Ok(scan.finish(view)?.into_response())
     }
 
     /// Takes one step of a long range at a fixed revision, until a compaction passes that revision.
@@ -732,12 +849,61 @@ mod tests {
                 assert!(more || step == 3);
                 more = more && scan.step(&bench.store);
             }
-            let response = scan.finish(&bench.tables).expect("nothing is gone");
+            let found = scan.finish(&bench.tables).expect("nothing is gone");
+            let response = found.into_response();
             assert_eq!(response.kvs.len(), KEYS);
             assert!(response.kvs.iter().all(|kv| kv.value == "old"));
             assert_eq!(response.header, header(KEYS as i64 + 1));
             let (batch, progress) = bench.store.compact_slice();
             assert!(!batch.is_empty() && progress == Progress::More);
+        }
+    }
+
+    #[test]
+    fn an_encoded_answer_is_the_encoding_of_the_answer() {
+        let mut bench = Bench::new(700);
+        bench.put_all(300, b"");
+        let requests = [
+            everything(),
+            RangeRequest {
+                limit: 10,
+                ..everything()
+            },
+            RangeRequest {
+                keys_only: true,
+                ..everything()
+            },
+            RangeRequest {
+                count_only: true,
+                ..everything()
+            },
+            RangeRequest {
+                key: b"none".to_vec(),
+                ..RangeRequest::default()
+            },
+            RangeRequest {
+                keys_only: true,
+                sort_target: SortTarget::Value.into(),
+                sort_order: SortOrder::Descend.into(),
+                ..everything()
+            },
+        ];
+        let told = ResponseHeader {
+            cluster_id: 7,
+            revision: 9,
+            ..ResponseHeader::default()
+        };
+        for request in requests {
+            let read = || {
+                let mut scan = RangeScan::start(&bench.store, &request).expect("readable");
+                while scan.step(&bench.store) {}
+                scan.finish(&bench.tables).expect("nothing is gone")
+            };
+            let mut encoded = vec![1, 2, 3];
+            read().encode(&told, &mut encoded);
+            let mut response = read().into_response();
+            response.header = Some(told);
+            assert_eq!(encoded[3..], response.encode_to_vec(), "{request:?}");
         }
     }
 
@@ -751,7 +917,8 @@ mod tests {
         let scan = RangeScan::start(&bench.store, &request).expect("readable");
         bench.put_all(1, b"new");
         assert_eq!(bench.compact(), Progress::Held);
-        let response = scan.finish(&bench.tables).expect("nothing is gone");
+        let found = scan.finish(&bench.tables).expect("nothing is gone");
+        let response = found.into_response();
         assert_eq!(response.kvs[0].value, "old");
     }
 

@@ -321,7 +321,7 @@ impl Store {
                 Some(Request::RequestRange(request)) => {
                     let mut scan = RangeScan::start_at(self, request, change.current())?;
                     while scan.step(self) {}
-                    Response::ResponseRange(scan.finish(draft)?)
+                    Response::ResponseRange(scan.finish(draft)?.into_response())
                 }
                 Some(Request::RequestPut(request)) => {
                     Response::ResponsePut(self.apply_put(draft, change, request)?)

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::super::caller;
 use super::super::member::Member;
+use super::message;
 use super::stats::Sizes;
 use super::stats::Stats;
 use super::stats::quoted;
@@ -23,6 +24,7 @@ use crate::machine::Command;
 use crate::machine::Reply;
 use crate::mvcc;
 use crate::mvcc::Chunks;
+use crate::mvcc::Found;
 use crate::mvcc::RangeScan;
 use crate::proto::etcdserverpb::CompactionRequest;
 use crate::proto::etcdserverpb::CompactionResponse;
@@ -33,6 +35,7 @@ use crate::proto::etcdserverpb::PutResponse;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::RangeResponse;
 use crate::proto::etcdserverpb::RangeStreamResponse;
+use crate::proto::etcdserverpb::ResponseHeader;
 use crate::proto::etcdserverpb::TxnRequest;
 use crate::proto::etcdserverpb::TxnResponse;
 use crate::proto::etcdserverpb::kv_server::Kv;
@@ -63,11 +66,11 @@ impl Service {
     }
 
     /// Reads a range slice by slice, so that no writer waits for a long one.
-    async fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Error> {
+    async fn read(&self, request: &RangeRequest) -> Result<Found, Error> {
         let start = Instant::now();
         let node = &self.member.node;
         let scan = RangeScan::start(&node.machine().store, request);
-        let mut response = match scan {
+        let found = match scan {
             Ok(mut scan) => {
                 while scan.step(&node.machine().store) {
                     tokio::task::yield_now().await;
@@ -79,9 +82,37 @@ impl Service {
                 return Err(error.into());
             }
         };
-        self.member.fill(&mut response.header);
-        self.note_range(start, request, response.count, true);
-        Ok(response)
+        self.note_range(start, request, found.count(), true);
+        Ok(found)
+    }
+
+    /// Answers a Range with the encoded message: for a long one, what a message is made of would take more
+    /// memory than the message.
+    pub async fn range_encoded(&self, request: Request<RangeRequest>) -> Result<Vec<u8>, Status> {
+        let stats = Stats::begin(&request, "/etcdserverpb.KV/Range");
+        let request = request.into_inner();
+        let found = self.find(&request).await?;
+        let mut header = Some(ResponseHeader {
+            revision: found.revision(),
+            ..ResponseHeader::default()
+        });
+        self.member.fill(&mut header);
+        let mut encoded = vec![0; message::PREFIX];
+        found.encode(&header.unwrap_or_default(), &mut encoded);
+        stats.end(self.member.config.warn_unary, || Sizes {
+            requests: 0,
+            request_bytes: request.encoded_len(),
+            responses: found.count(),
+            response_bytes: encoded.len() - message::PREFIX,
+            content: range_text(&request),
+        });
+        Ok(encoded)
+    }
+
+    async fn find(&self, request: &RangeRequest) -> Result<Found, Status> {
+        mvcc::check_range(request).map_err(Status::from)?;
+        self.linearize(request.serializable).await?;
+        Ok(self.read(request).await?)
     }
 
     fn note_range(&self, start: Instant, request: &RangeRequest, count: i64, good: bool) {
@@ -181,18 +212,9 @@ impl Kv for Service {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let stats = Stats::begin(&request, "/etcdserverpb.KV/Range");
-        let request = request.into_inner();
-        mvcc::check_range(&request).map_err(Status::from)?;
-        self.linearize(request.serializable).await?;
-        let response = self.read(&request).await?;
-        stats.end(self.member.config.warn_unary, || Sizes {
-            requests: 0,
-            request_bytes: request.encoded_len(),
-            responses: response.count,
-            response_bytes: response.encoded_len(),
-            content: range_text(&request),
-        });
+        let found = self.find(request.get_ref()).await?;
+        let mut response = found.into_response();
+        self.member.fill(&mut response.header);
         Ok(Response::new(response))
     }
 

@@ -8,7 +8,6 @@ use std::io::Read;
 use std::io::Write;
 
 use bytes::Buf;
-use bytes::BufMut;
 use bytes::Bytes;
 use bytes::BytesMut;
 use flate2::Compression;
@@ -143,15 +142,20 @@ fn reason(error: &DecodeError) -> &'static str {
 
 /// Writes a value as one frame.
 pub fn encode<M: Message>(message: &M, encoding: Encoding) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(PREFIX + length);
-    frame.put_u8(0);
-    frame.put_u32(length as u32);
-    message
-        .encode(&mut frame)
-        .expect("the buffer has room for the message");
+    let mut frame = Vec::with_capacity(PREFIX + message.encoded_len());
+    frame.resize(PREFIX, 0);
+    message.encode_raw(&mut frame);
+    seal(frame, encoding)
+}
+
+/// Makes a frame of an encoded message behind room for the prefix.
+pub fn seal(mut frame: Vec<u8>, encoding: Encoding) -> Bytes {
     match encoding {
-        Encoding::Identity => frame.freeze(),
+        Encoding::Identity => {
+            let length = (frame.len() - PREFIX) as u32;
+            frame[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+            frame.into()
+        }
         Encoding::Gzip => deflate(&frame[PREFIX..]),
     }
 }

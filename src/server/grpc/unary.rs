@@ -55,7 +55,11 @@ impl Services {
             health,
         } = self;
         match (method.service, method.name) {
-            ("etcdserverpb.KV", "Range") => serve(ask, |it| kv.range(it)).await,
+            ("etcdserverpb.KV", "Range") => {
+                let encoding = ask.encoding;
+                let encoded = kv.range_encoded(read(ask)?).await?;
+                Ok(message::seal(encoded, encoding))
+            }
             ("etcdserverpb.KV", "Put") => serve(ask, |it| kv.put(it)).await,
             ("etcdserverpb.KV", "DeleteRange") => serve(ask, |it| kv.delete_range(it)).await,
             ("etcdserverpb.KV", "Txn") => {
@@ -106,13 +110,16 @@ where
     A: prost::Message,
     F: Future<Output = Result<Response<A>, Status>>,
 {
+    let encoding = ask.encoding;
+    let response = method(read(ask)?).await?;
+    Ok(message::encode(response.get_ref(), encoding))
+}
+
+/// The buffer that the message came in does not stay as long as the call.
+fn read<Q: prost::Message + Default>(ask: Ask) -> Result<Request<Q>, Status> {
     let value = message::decode(&ask.message)?;
-    // The buffer that the message came in must not stay as long as the call.
-    drop(ask.message);
     let metadata = MetadataMap::from_headers(ask.headers);
-    let request = Request::from_parts(metadata, ask.extensions, value);
-    let response = method(request).await?;
-    Ok(message::encode(response.get_ref(), ask.encoding))
+    Ok(Request::from_parts(metadata, ask.extensions, value))
 }
 
 pub fn unimplemented(method: &Method) -> Status {
