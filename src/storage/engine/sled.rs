@@ -3,8 +3,8 @@
 //! - One tree, one thread that commits and flushes, so that no batch straddles a flush and leaf merges never
 //!   meet a batch. sled's own flush thread sleeps for good: with it switched off, the drop of every iterator
 //!   would flush on the reader's thread.
-//! - A leaf that was written stays in memory until the handle is dropped: the handle is reopened after
-//!   every [`REOPEN_BYTES`] written.
+//! - A leaf that was written stays in memory until the handle is dropped, one that was read until something
+//!   is written: the handle is reopened after every [`REOPEN_BYTES`] written or [`REOPEN_READ_BYTES`] read.
 //! - A batch never merges the leaves it empties, single removals do: deletions are made one by one while
 //!   readers wait.
 //! - A leaf is rewritten as a whole, so long values are cut into chunks under keys of their own.
@@ -20,6 +20,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
@@ -54,6 +55,12 @@ const CACHE_BYTES: usize = 32 << 20;
 /// Written bytes after which the handle is reopened, which is what gives their memory back.
 const REOPEN_BYTES: usize = 32 << 20;
 
+/// Read bytes after which it is reopened as well: sled lets go of leaves it has read only when it writes.
+const REOPEN_READ_BYTES: usize = 64 << 20;
+
+/// What a single read counts for beside its value: it brings in a whole leaf.
+const LEAF_BYTES: usize = 16 << 10;
+
 /// How long a reopening waits for sled's threads to let go of the directory.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -85,6 +92,8 @@ pub struct Sled {
     writer: Mutex<Writer>,
     /// Whether any long value was ever stored; without them a write need not look at what it replaces.
     chunks: AtomicBool,
+    /// Bytes read since the handle was opened.
+    read_bytes: AtomicUsize,
     /// Set by the first error of sled's.
     broken: AtomicBool,
 }
@@ -128,6 +137,7 @@ impl Sled {
                 written: 0,
             }),
             chunks: AtomicBool::new(chunks),
+            read_bytes: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
         })
     }
@@ -137,6 +147,22 @@ impl Sled {
         let handles = self.handles.read();
         let db = handles.as_ref().ok_or_else(|| closed(&self.db))?.reader();
         read(&db).map_err(|error| self.broken(error))
+    }
+
+    /// Counts what was read, and gives memory back when it is time to and nobody writes.
+    fn note_read(&self, bytes: usize) -> Result<()> {
+        let before = self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes < REOPEN_READ_BYTES {
+            return Ok(());
+        }
+        let Some(mut writer) = self.writer.try_lock() else {
+            return Ok(());
+        };
+        if self.read_bytes.load(Ordering::Relaxed) < REOPEN_READ_BYTES {
+            return Ok(());
+        }
+        self.flush_with(&mut writer)?;
+        self.reopen(&mut writer)
     }
 
     fn broken(&self, error: std::io::Error) -> Fault {
@@ -191,6 +217,7 @@ impl Sled {
         writer.place.verify(read_sequence(&db, &self.db)?)?;
         *handles = Some(Handles::of(db));
         writer.written = 0;
+        self.read_bytes.store(0, Ordering::Relaxed);
         tracing::debug!(path = %self.db.display(), took = ?start.elapsed(), "engine reopened");
         Ok(())
     }
@@ -248,6 +275,8 @@ impl View for Sled {
             Some(stored) => assemble(db, &key, &stored).map(Some),
             None => Ok(None),
         })?;
+        let size = found.iter().flatten().map(Bytes::len).sum::<usize>();
+        self.note_read(LEAF_BYTES + size)?;
         found
             .map(|value| value.ok_or_else(|| incomplete(&self.db)))
             .transpose()
@@ -284,6 +313,10 @@ impl View for Sled {
             }
             Ok(found)
         })?;
+        let sizes = found
+            .iter()
+            .map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len));
+        self.note_read(LEAF_BYTES + sizes.sum::<usize>())?;
         found
             .into_iter()
             .map(|(key, value)| Ok((key, value.ok_or_else(|| incomplete(&self.db))?)))
