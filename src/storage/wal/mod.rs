@@ -7,7 +7,7 @@
 //! sync is final.
 //!
 //! A lone append, one that finds the queue empty and nobody writing, may be written and synced on the thread
-//! that brings it: that spares two wake-ups. It is done only while syncs are quick (all but one of the last
+//! that brings it: that spares two wake-ups. It is done only while syncs are quick (all but six of the last
 //! 128 within a millisecond); otherwise, and when the caller does not ask for it, the thread does it.
 //!
 //! Callbacks run on whichever thread wrote, and must neither block nor wait for the log.

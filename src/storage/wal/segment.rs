@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -243,7 +245,10 @@ pub struct Spares {
 
 /// Zeros are written in pieces of this size with a sync after each, so that making a spare never piles up
 /// dirty pages that the next sync of the log would wait for.
-const FILL_BYTES: usize = 1 << 20;
+const FILL_BYTES: usize = 256 << 10;
+
+/// Between two pieces the disk is left to the log for so many times as long as a piece took.
+const FILL_REST: u32 = 3;
 
 impl Spares {
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, segment_bytes: u64, no_sync: bool) -> Spares {
@@ -342,9 +347,11 @@ impl Spares {
         let mut at = 0;
         while at < self.segment_bytes && !self.cancelled.load(Ordering::Relaxed) {
             let now = zeros.len().min((self.segment_bytes - at) as usize);
+            let start = Instant::now();
             file.write_at(&zeros[..now], at)?;
             self.sync(&*file)?;
             at += now as u64;
+            thread::sleep(start.elapsed() * FILL_REST);
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ use crate::util::metrics;
 const GROUP_BYTES: usize = 4 << 20;
 /// How far ahead of the log a segment without written blocks is filled with zeros.
 const AHEAD_BYTES: u64 = 1 << 20;
+/// Of the last 128 syncs, those that may take longer than a quick one: a busy machine delays some.
+const MAX_SLOW: u32 = 6;
 /// A sync this long is too long for a thread that has other things to do.
 const LONE_SYNC: Duration = Duration::from_millis(1);
 
@@ -117,7 +119,7 @@ impl Writer {
 
     /// True while nearly all of the recent syncs were short.
     pub fn is_quick(&self) -> bool {
-        self.slow.count_ones() <= 1
+        self.slow.count_ones() <= MAX_SLOW
     }
 
     /// Adds a record to the group. Writes out the one before if there is no room for both.
