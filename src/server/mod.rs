@@ -523,9 +523,10 @@ impl Running {
             peer_addresses: peer.iter().map(|bound| bound.address.clone()).collect(),
         };
         monitor::describe(&running.member);
+        let hashes = running.member.config.gate("CompactHashCheck");
         running.start_keepers(hub_task);
         let stop = running.keepers_stop.clone();
-        let reclaim = compactor::reclaim(node, pause, reclaimed, stop);
+        let reclaim = compactor::reclaim(node, pause, hashes, reclaimed, stop);
         running.keepers.spawn("reclaim", reclaim);
         running.serve_peers(peer);
         running.serve_metrics(metrics);
@@ -718,7 +719,8 @@ impl listener::Service for Front {
         let grpc = request.version() == ::http::Version::HTTP_2;
         match (&self.grpc, &self.http) {
             (Some(service), _) if grpc => service.call(request, remote).await,
-            (_, Some(service)) => service.answer(request).await,
+            // Boxed, so that a gRPC call does not carry the room for it.
+            (_, Some(service)) => Box::pin(service.answer(request)).await,
             _ => {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = ::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
