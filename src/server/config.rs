@@ -11,6 +11,7 @@ use super::flags::GATES;
 use super::flags::Typed;
 use super::flags::Value;
 use super::url::Url;
+use crate::storage::buffer;
 use crate::util::telemetry;
 use crate::util::text;
 
@@ -258,7 +259,7 @@ impl Config {
             batch_interval: at_least(
                 "backend-batch-interval",
                 Duration::from_millis(1),
-                Duration::from_millis(100),
+                buffer::Options::default().interval,
             ),
             max_txn_ops: size("max-txn-ops"),
             max_request_bytes: size("max-request-bytes"),
@@ -798,7 +799,7 @@ mod tests {
         assert_eq!(plain.min_lease_ttl(), 2);
         assert_eq!(plain.effective_quota(), 2_147_483_648);
         assert_eq!(plain.progress_interval, Duration::from_secs(600));
-        assert_eq!(plain.batch_interval, Duration::from_millis(100));
+        assert_eq!(plain.batch_interval, Duration::from_secs(1));
         let named = config("--name abc");
         assert_eq!(named.initial_cluster, "abc=http://localhost:2380");
         assert_eq!(named.data_dir, PathBuf::from("abc.etcd"));

@@ -110,7 +110,7 @@ pub const FLAGS: &[Flag] = &[
     row("memory-mlock", Bool, "false", Inert, MEMBER, "Without effect: there is no memory map to lock."),
     row("quota-backend-bytes", Int, "0", Full, MEMBER, "Space the store may take before writes are refused; 0 is 2 GiB, negative is no limit."),
     row("backend-bbolt-freelist-type", Text, "", Inert, MEMBER, "Without effect: there is no bbolt file."),
-    row("backend-batch-interval", Duration, "0s", Full, MEMBER, "Longest time until written data reaches the storage engine; 0 is 100ms."),
+    row("backend-batch-interval", Duration, "0s", Full, MEMBER, "Longest time until written data reaches the storage engine; 0 is 1s."),
     row("backend-batch-limit", Int, "0", Inert, MEMBER, "Operations after which it is not waited for; 0 is 10000."),
     row("max-txn-ops", Uint, "128", Full, MEMBER, "Operations allowed in one transaction."),
     row("max-request-bytes", Uint, "1572864", Full, MEMBER, "Largest request taken, in bytes."),
