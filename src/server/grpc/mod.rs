@@ -99,7 +99,8 @@ impl Grpc {
         parts.extensions.insert(caller::Remote(remote));
         match method.shape {
             Shape::Unary => self.unary(parts, body, call, timeout).await,
-            _ => self.stream(parts, body, call, timeout).await,
+            // Boxed, so that a unary call does not carry the room for it.
+            _ => Box::pin(self.stream(parts, body, call, timeout)).await,
         }
     }
 
