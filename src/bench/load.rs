@@ -1,11 +1,13 @@
 //! One run: clients that each keep one request under way, and what they measured.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
+use indicatif::ProgressState;
 use indicatif::ProgressStyle;
 
 use super::pacer::Pacer;
@@ -25,9 +27,14 @@ pub struct Plan {
 pub fn progress(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
     let style = ProgressStyle::with_template(
-        "{human_pos} / {human_len} [{bar:40}] {percent}% {per_sec} {eta}",
+        "{human_pos} / {human_len} [{bar:40}] {percent}% {rate} {eta}",
     );
-    bar.set_style(style.expect("a valid template").progress_chars("=> "));
+    let style = style.expect("a valid template").progress_chars("=> ");
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Nobody is left to tell when the terminal is gone.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    };
+    bar.set_style(style.with_key("rate", rate));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

@@ -30,7 +30,7 @@ use crate::util::text;
 
 /// Measures an etcd server
 #[derive(Parser)]
-#[command(name = "bench", disable_help_subcommand = true)]
+#[command(name = "bench", bin_name = "kv bench", disable_help_subcommand = true)]
 pub struct Bench {
     #[command(flatten)]
     global: Global,
