@@ -9,7 +9,7 @@ CARGO   ?= cargo
 SHARED  ?= ../shared
 JOBS    ?= 2
 
-.PHONY: build test run bench bench-growth bench-engines bench-report guards crash lint golden conformance install completions
+.PHONY: build test run bench bench-growth bench-engines bench-report guards crash growth flips lint golden conformance install completions
 
 build:
 	$(CARGO) build --release
@@ -39,9 +39,17 @@ guards: build
 	cd tests/bench && python3 -m unittest -q test_suite
 	python3 tests/bench/guards.py $(RELEASE)
 
-# 200 kills of a loaded server, each engine.
+# 200 kills of a loaded server and 200 power cuts, each engine.
 crash: build
 	KV_BIN=$(CURDIR)/$(RELEASE) KV_CRASH_CYCLES=$${CYCLES:-200} $(CARGO) test --test it -- crash:: --nocapture --test-threads=1
+
+# 20 million overwrites of 100,000 keys under periodic compaction, each engine.
+growth: build
+	KV_BIN=$(CURDIR)/$(RELEASE) KV_GROWTH_WRITES=$${WRITES:-20000000} KV_GROWTH_KEYS=$${KEYS:-100000} $(CARGO) test --test it -- growth:: --nocapture --test-threads=1
+
+# 200 bits flipped at rest, each engine.
+flips: build
+	KV_BIN=$(CURDIR)/$(RELEASE) KV_FLIPS=$${FLIPS:-200} $(CARGO) test --test it -- flips:: --nocapture --test-threads=1
 
 lint:
 	$(CARGO) fmt --check

@@ -6,6 +6,7 @@
 //! renames and removals durable, and without one they may or may not survive.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs;
@@ -211,7 +212,19 @@ impl Tree {
         } else {
             self.sync_names();
         }
+        self.forget_nameless();
         self.files.values_mut().map(Contents::cut).sum()
+    }
+
+    /// Drops what no name leads to; nobody has it open after a cut.
+    fn forget_nameless(&mut self) {
+        let dirs = [&self.dirs, &self.durable_dirs];
+        let named: BTreeSet<u64> = dirs
+            .into_iter()
+            .flat_map(|dirs| dirs.values().flat_map(|names| names.values()))
+            .copied()
+            .collect();
+        self.files.retain(|ino, _| named.contains(ino));
     }
 }
 

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod flips;
 mod generated;
+mod growth;
 mod hostile;
 mod layers;
 mod line;
