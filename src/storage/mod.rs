@@ -155,7 +155,8 @@ pub trait Engine: View + Send + Sync + 'static {
     /// Where the bytes are, for messages.
     fn path(&self) -> &Path;
 
-    /// Makes every write of `batch` visible at once, or none of them.
+    /// Makes every write of `batch` visible, or none of them. Readers meanwhile may find some of its deletions
+    /// done and others not.
     fn commit(&self, batch: &Batch) -> Result<()>;
 
     /// Returns once every earlier commit would survive a power loss.

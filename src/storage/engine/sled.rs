@@ -6,7 +6,7 @@
 //! - A leaf that was written stays in memory until the handle is dropped, one that was read until something
 //!   is written: the handle is reopened after every [`REOPEN_BYTES`] written or [`REOPEN_READ_BYTES`] read.
 //! - A batch never merges the leaves it empties, single removals do: deletions are made one by one while
-//!   readers wait.
+//!   readers wait, [`REMOVALS`] at a time.
 //! - A leaf is rewritten as a whole, so long values are cut into chunks under keys of their own.
 //! - Opening runs the program `sync` twice, which waits for every dirty page of the machine; where `PATH`
 //!   leads to no such program, it does not.
@@ -69,6 +69,9 @@ const READERS: usize = 4;
 
 /// Longest value that stands in its leaf: with [`FANOUT`] it bounds the bytes of a leaf.
 const CHUNK_BYTES: usize = 4096;
+
+/// Keys removed while readers wait: a few milliseconds.
+const REMOVALS: usize = 256;
 
 /// Flushes that [`Engine::compact`] makes at most; each one moves leaves into free slots.
 const COMPACT_ROUNDS: usize = 64;
@@ -342,14 +345,21 @@ impl Engine for Sled {
             let db = handles.as_ref().ok_or_else(|| closed(&self.db))?;
             db.writer.lock().apply_batch(plan.puts)
         } else {
-            // More than one step: nobody may look in between.
-            let mut handles = self.handles.write();
-            let db = handles.as_mut().ok_or_else(|| closed(&self.db))?;
-            let db = db.writer.get_mut();
-            db.apply_batch(plan.puts).and_then(|()| {
-                let mut removals = plan.removals.iter();
-                removals.try_for_each(|key| db.remove(key).map(drop))
-            })
+            // More than one step: nobody may look in between, but for many removals readers get their turns.
+            let mut removals = plan.removals.chunks(REMOVALS);
+            let mut puts = Some(plan.puts);
+            loop {
+                let mut handles = self.handles.write();
+                let db = handles.as_mut().ok_or_else(|| closed(&self.db))?;
+                let db = db.writer.get_mut();
+                let step = puts.take().map_or(Ok(()), |puts| db.apply_batch(puts));
+                let slice = removals.next().unwrap_or_default();
+                let mut slice = slice.iter();
+                let step = step.and_then(|()| slice.try_for_each(|key| db.remove(key).map(drop)));
+                if step.is_err() || removals.len() == 0 {
+                    break step;
+                }
+            }
         };
         result.map_err(|error| self.broken(error))
     }
