@@ -80,6 +80,7 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
     pub storage_engine: String,
     pub cache_bytes: usize,
+    pub checkpoint_records: u64,
     /// What was typed, for the line that tells how the server starts.
     pub typed: Typed,
 }
@@ -295,6 +296,7 @@ impl Config {
             unsafe_no_fsync: typed.bool("unsafe-no-fsync"),
             storage_engine: typed.text("storage-engine").to_string(),
             cache_bytes: size("value-cache-bytes"),
+            checkpoint_records: typed.uint("index-checkpoint-records").max(1),
             typed: typed.clone(),
         }
     }

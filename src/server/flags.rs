@@ -213,6 +213,7 @@ pub const FLAGS: &[Flag] = &[
 
     row("storage-engine", Choice(&["sled", "redb", "memory"]), "sled", Full, STORAGE, "Engine that keeps the data: sled, redb or memory."),
     row("value-cache-bytes", Uint, "268435456", Full, STORAGE, "Memory for the newest values of keys."),
+    row("index-checkpoint-records", Uint, "50000", Full, STORAGE, "Fewest new records for which the index is saved again, so that a start need not read them all."),
 
     row("force-new-cluster", Bool, "false", NotYet, UNSAFE, "Forget all other members and go on alone."),
     row("unsafe-no-fsync", Bool, "false", Full, UNSAFE, "Never wait for the disk; a power failure then loses data."),

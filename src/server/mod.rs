@@ -424,6 +424,7 @@ fn raft_options(config: &Config) -> Result<raft::Options, String> {
             ..buffer::Options::default()
         },
         no_sync: config.unsafe_no_fsync,
+        checkpoint_records: config.checkpoint_records,
         ..raft::Options::default()
     })
 }

@@ -372,12 +372,14 @@ fn campaign(engine: &str, dir: &Path, default_cycles: u32, after_kill: impl Fn()
     let seed = number("KV_CRASH_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("engine {engine}, seed {seed}, {cycles} cycles");
     fastrand::seed(seed);
-    // A short interval between snapshots makes the log purge itself under the kills.
+    // A short interval between snapshots makes the log purge itself under the kills, and every start finds
+    // a checkpoint of the index and writes another.
     let engine_flag = format!("--storage-engine={engine}");
     let flags = [
         &engine_flag,
         "--snapshot-count=500",
         "--snapshot-catchup-entries=100",
+        "--index-checkpoint-records=100",
     ];
     let mut server = Server::start(dir, &flags);
     let runtime = tokio::runtime::Builder::new_current_thread()

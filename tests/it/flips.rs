@@ -190,6 +190,7 @@ fn campaign(engine: &str) {
         &[
             &format!("--storage-engine={engine}"),
             "--snapshot-count=200",
+            "--index-checkpoint-records=100",
         ],
     );
     block_on(async { load(server.channel()).await });

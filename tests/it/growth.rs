@@ -20,6 +20,7 @@ use crate::support::Server;
 use crate::support::TempDir;
 
 const TXN_PUTS: usize = 100;
+const VALUE_BYTES: usize = 256;
 const WRITERS: usize = 8;
 const STEPS: usize = 10;
 /// Steps in which caches fill and the first compactions come due.
@@ -51,13 +52,15 @@ impl Size {
 
 async fn write(channel: Channel, keys: usize, first: usize, txns: usize) {
     let mut kv = KvClient::new(channel);
+    let letters = std::iter::repeat_with(|| fastrand::alphanumeric() as u8);
+    let letters: Vec<u8> = letters.take(1 << 16).collect();
     for txn in 0..txns {
         let puts = (0..TXN_PUTS).map(|put| {
             let number = (first + txn * TXN_PUTS + put) % keys;
-            let letters = std::iter::repeat_with(|| fastrand::alphanumeric() as u8);
+            let value = fastrand::usize(..letters.len() - VALUE_BYTES);
             let request = PutRequest {
                 key: format!("growth/{number:056}").into_bytes(),
-                value: letters.take(256).collect(),
+                value: letters[value..value + VALUE_BYTES].to_vec(),
                 ..Default::default()
             };
             RequestOp {
