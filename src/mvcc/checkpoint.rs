@@ -8,7 +8,7 @@
 //! ```text
 //! head     H, revision, records and bytes of the last size block
 //! sizes    S, { number, records, bytes } of the blocks before that one
-//! held     T, { main, sub } of tombstones that are in the tables, but not in the index
+//! held     T, { main, sub } of records that are in the tables, but not in the index
 //! keys     K, { bytes shared with the key before, length of the rest, rest, lease, versions,
 //!          { main beyond the one before, sub, version, and if that is not 0 main - created } }
 //! end      E, keys and versions
@@ -95,7 +95,7 @@ impl Checkpoint {
             last_block: last
                 .next()
                 .map_or_else(Default::default, |(_, block)| block),
-            held: store.compactor.held.clone(),
+            held: store.compactor.unindexed(),
             stage: Stage::Head,
             keys: 0,
             versions: 0,

@@ -43,6 +43,12 @@ const SLICE_HELD: usize = 512;
 /// Index leaves cleaned in one slice: about 30 µs.
 const SLICE_LEAVES: usize = 16;
 
+/// Records dropped in one slice.
+const SLICE_RECORDS: usize = 1024;
+
+/// Revisions that are gathered before their records are dropped in order: 4 MiB of them.
+const GATHERED: usize = 1 << 18;
+
 /// As many hashes of finished compactions as etcd remembers.
 const REMEMBERED: usize = 10;
 
@@ -111,6 +117,10 @@ pub(super) struct Compactor {
     finished: i64,
     /// Everything a compaction at this revision frees is freed in the index.
     reclaimed: i64,
+    /// What left the index, in its order, and, once that is enough, in falling order of revisions: the records
+    /// are still in the tables.
+    freed: Vec<Revision>,
+    doomed: Vec<Revision>,
     jobs: VecDeque<Job>,
     hashes: VecDeque<HashKv>,
     pins: Arc<Pins>,
@@ -133,6 +143,8 @@ impl Compactor {
             compacted,
             finished,
             reclaimed: finished,
+            freed: Vec::new(),
+            doomed: Vec::new(),
             jobs: unfinished.into_iter().collect(),
             hashes: VecDeque::new(),
             pins: Arc::default(),
@@ -155,6 +167,12 @@ impl Compactor {
     /// Holds back all reclaiming until the pin is dropped.
     pub(super) fn pause(&self) -> Pin {
         self.pins.pin(self.reclaimed.max(0))
+    }
+
+    /// What is in the tables, but not in the index.
+    pub(super) fn unindexed(&self) -> BTreeSet<Revision> {
+        let dropped_next = self.freed.iter().chain(&self.doomed);
+        self.held.iter().chain(dropped_next).copied().collect()
     }
 
     /// Returns true if the index and the tables may differ in what is reclaimed.
@@ -240,29 +258,54 @@ impl Store {
             return (batch, Progress::Done);
         };
         let lowest = self.compactor.pins.lowest().unwrap_or(i64::MAX);
-        let target = job.revision.min(lowest);
-        if target > self.compactor.reclaimed {
-            let mut freed = Vec::new();
-            if self.index.compact(target, SLICE_LEAVES, &mut freed) {
-                self.compactor.reclaimed = target;
-            }
-            for Freed { at, tombstone } in freed {
-                match tombstone && !self.compactor.is_released(at) {
-                    true => drop(self.compactor.held.insert(at)),
-                    false => self.drop_record(&mut batch, at),
-                }
-            }
+        if lowest <= self.compactor.reclaimed {
+            return (batch, Progress::Held);
         }
-        if self.compactor.reclaimed >= job.revision {
+        let target = job.revision.min(lowest);
+        if self.compactor.doomed.is_empty() {
+            self.free(target);
+        }
+        for _ in 0..SLICE_RECORDS {
+            let Some(at) = self.compactor.doomed.pop() else {
+                break;
+            };
+            self.drop_record(&mut batch, at);
+        }
+        let settled = self.compactor.doomed.is_empty() && self.compactor.freed.is_empty();
+        if settled && self.compactor.reclaimed >= job.revision {
             batch.put(Table::Meta, FINISHED, job.revision.to_be_bytes().to_vec());
             self.compactor.finish(job);
         }
         let progress = match self.compactor.jobs.front() {
             None => Progress::Done,
-            Some(_) if target <= self.compactor.reclaimed && target == lowest => Progress::Held,
+            Some(_) if settled && target == lowest && target <= self.compactor.reclaimed => {
+                Progress::Held
+            }
             Some(_) => Progress::More,
         };
         (batch, progress)
+    }
+
+    /// Takes what nobody can see at `target` out of some leaves of the index. Its records go in the order of
+    /// revisions, in which they stand in the tables: the engine meets each of its pages once.
+    fn free(&mut self, target: i64) {
+        let mut freed = Vec::new();
+        let done = target <= self.compactor.reclaimed
+            || self.index.compact(target, SLICE_LEAVES, &mut freed);
+        let compactor = &mut self.compactor;
+        for Freed { at, tombstone } in freed {
+            match tombstone && !compactor.is_released(at) {
+                true => drop(compactor.held.insert(at)),
+                false => compactor.freed.push(at),
+            }
+        }
+        if done {
+            compactor.reclaimed = compactor.reclaimed.max(target);
+        }
+        if done || compactor.freed.len() >= GATHERED {
+            compactor.freed.sort_unstable_by(|a, b| b.cmp(a));
+            compactor.doomed = std::mem::take(&mut compactor.freed);
+        }
     }
 }
 
