@@ -46,6 +46,10 @@ const SLICE_LEAVES: usize = 16;
 /// Records dropped in one slice.
 const SLICE_RECORDS: usize = 1024;
 
+/// A slice is at most so many times as large as it is while nothing is written. As many records as twice this
+/// come with one hold of the lock when clients send long transactions.
+const MAX_SHARE: usize = 128;
+
 /// Revisions that are gathered before their records are dropped in order: 4 MiB of them.
 const GATHERED: usize = 1 << 18;
 
@@ -121,6 +125,8 @@ pub(super) struct Compactor {
     /// are still in the tables.
     freed: Vec<Revision>,
     doomed: Vec<Revision>,
+    /// Records written since the last slice.
+    pub(super) written: usize,
     jobs: VecDeque<Job>,
     hashes: VecDeque<HashKv>,
     pins: Arc<Pins>,
@@ -145,6 +151,7 @@ impl Compactor {
             reclaimed: finished,
             freed: Vec::new(),
             doomed: Vec::new(),
+            written: 0,
             jobs: unfinished.into_iter().collect(),
             hashes: VecDeque::new(),
             pins: Arc::default(),
@@ -258,14 +265,17 @@ impl Store {
             return (batch, Progress::Done);
         };
         let lowest = self.compactor.pins.lowest().unwrap_or(i64::MAX);
-        if lowest <= self.compactor.reclaimed {
+        if lowest <= self.compactor.reclaimed.max(0) {
             return (batch, Progress::Held);
         }
         let target = job.revision.min(lowest);
+        // Twice what was written meanwhile, so that reclaiming gets done however fast writing is.
+        let share = (2 * std::mem::take(&mut self.compactor.written)).div_ceil(SLICE_RECORDS);
+        let share = share.clamp(1, MAX_SHARE);
         if self.compactor.doomed.is_empty() {
-            self.free(target);
+            self.free(target, share * SLICE_LEAVES);
         }
-        for _ in 0..SLICE_RECORDS {
+        for _ in 0..share * SLICE_RECORDS {
             let Some(at) = self.compactor.doomed.pop() else {
                 break;
             };
@@ -288,10 +298,10 @@ impl Store {
 
     /// Takes what nobody can see at `target` out of some leaves of the index. Its records go in the order of
     /// revisions, in which they stand in the tables: the engine meets each of its pages once.
-    fn free(&mut self, target: i64) {
+    fn free(&mut self, target: i64, leaves: usize) {
         let mut freed = Vec::new();
-        let done = target <= self.compactor.reclaimed
-            || self.index.compact(target, SLICE_LEAVES, &mut freed);
+        let done =
+            target <= self.compactor.reclaimed || self.index.compact(target, leaves, &mut freed);
         let compactor = &mut self.compactor;
         for Freed { at, tombstone } in freed {
             match tombstone && !compactor.is_released(at) {

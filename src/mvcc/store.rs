@@ -359,6 +359,7 @@ impl Store {
         let key = Bytes::copy_from_slice(&record::key(at));
         self.sizes.add(at, key.len() + bytes.len());
         self.since_checkpoint += 1;
+        self.compactor.written += 1;
         draft.put(Table::Revisions, key, bytes);
         self.events.push(Arc::new(event));
     }

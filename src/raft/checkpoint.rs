@@ -54,6 +54,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(60);
 
+/// A checkpoint holds reclaiming up, so the next one waits so many times as long as the last one took.
+const REST: u32 = 5;
+
 /// So many times as long as a slice of background work took, others have the processor.
 const PAUSE: u32 = 4;
 const AUDIT_PAUSE: u32 = 4;
@@ -152,7 +155,7 @@ struct Pace {
     /// The newest revision at the last look.
     revision: i64,
     fewest: u64,
-    /// Not before this, because an attempt has failed.
+    /// Not before this, because an attempt has failed, or the last one took long.
     again: Instant,
 }
 
@@ -301,6 +304,7 @@ impl Keeper {
                     "wrote a checkpoint of the index"
                 );
                 pace.last = Instant::now();
+                pace.again = pace.last + REST * start.elapsed();
             }
             Ok(None) => {}
             Err(fault) => {
@@ -337,6 +341,8 @@ impl Keeper {
         };
         store(Store::publish_checkpoint);
         let bytes = writer.publish()?;
+        // Reclaiming has waited until here: a tombstone that leaves the index before the checkpoint is in
+        // place would be in the tables, in the checkpoint's index, and on nobody's list.
         store(Store::checkpoint_published);
         Ok(Some((revision, bytes)))
     }
